@@ -1,0 +1,59 @@
+"""What a market is: a symbol on its reference venue.
+
+A market is *named* by its symbol (``BTC``, ``kPEPE``). Positions may sit on any venue;
+the forecast of a symbol comes from one reference venue, by the order of preference in
+``facts/venues.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from riskml.errors import DataError, nearest
+
+
+@dataclass(frozen=True, order=True)
+class Market:
+    """A symbol and the venue whose bars describe it."""
+
+    symbol: str
+    """riskml's name: ``BTC``, or ``kPEPE`` for 1000 PEPE."""
+    venue: str
+    """Reference venue, e.g. ``binance``."""
+
+    def __str__(self) -> str:
+        return f"{self.venue}:{self.symbol}"
+
+
+def symbols(markets: Iterable[Market]) -> list[str]:
+    """The names of the markets, in order."""
+    return [market.symbol for market in markets]
+
+
+def choose(wanted: Sequence[str] | str, available: Sequence[Market]) -> list[Market]:
+    """Pick markets by name (``BTC`` or ``binance:BTC``) or ``"all"``, in the order asked.
+
+    Raises
+    ------
+    DataError : a name is unknown (with the nearest known name) or appears twice.
+    """
+    if isinstance(wanted, str):
+        if wanted == "all":
+            return list(available)
+        wanted = [name for name in wanted.split(",") if name]
+    by_name = {market.symbol: market for market in available}
+    by_name.update({str(market): market for market in available})
+    chosen: list[Market] = []
+    for name in wanted:
+        if name not in by_name:
+            known = symbols(available)
+            raise DataError(
+                f"there is no market '{name}'.{nearest(name, known)}",
+                market=name,
+                fix=f"known markets: {', '.join(known) if known else 'none'}",
+            )
+        if by_name[name] in chosen:
+            raise DataError(f"market '{name}' is asked for twice", market=name)
+        chosen.append(by_name[name])
+    return chosen
