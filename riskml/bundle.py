@@ -105,7 +105,9 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BundleError(f"{file} does not exist", fix="pass the folder that 'riskml export' wrote") from None
+        raise BundleError(
+            f"{file} does not exist", fix="pass the folder that 'riskml export' wrote"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file} is not valid JSON: {error}", fix="export the bundle again") from error
     if not isinstance(raw, dict) or raw.get("protocol") != PROTOCOL:
@@ -148,7 +150,8 @@ def verify_bundle(path: str | Path, public_key: bytes | None = None) -> Manifest
             raise BundleError(f"{file} is missing", fix="copy the whole bundle folder again")
         if sha256_file(file) != expected:
             raise BundleError(
-                f"{file} was changed: its sha256 differs from the manifest", fix="copy the bundle again from its source"
+                f"{file} was changed: its sha256 differs from the manifest",
+                fix="copy the bundle again from its source",
             )
     if compute_bundle_id(manifest.protocol, manifest.files) != manifest.bundle_id:
         raise BundleError(f"{folder / MANIFEST} was changed: bundle_id does not match the files")
@@ -202,7 +205,11 @@ def _replace_folder(staging: Path, target: Path) -> None:
         raise BundleError(f"{target} exists and is not a bundle", fix="choose another --out folder")
     retired = staging.with_name(staging.name + "-old")
     os.replace(target, retired)
-    os.replace(staging, target)
+    try:
+        os.replace(staging, target)
+    except BaseException:
+        os.replace(retired, target)
+        raise
     shutil.rmtree(retired)
 
 
@@ -210,7 +217,9 @@ def sign_bundle(path: str | Path, private_key: bytes) -> None:
     """Sign ``manifest.json`` with a raw 32-byte Ed25519 key into ``manifest.sig``."""
     ed25519 = _ed25519()
     folder = Path(path)
-    signature = ed25519.Ed25519PrivateKey.from_private_bytes(private_key).sign((folder / MANIFEST).read_bytes())
+    signature = ed25519.Ed25519PrivateKey.from_private_bytes(private_key).sign(
+        (folder / MANIFEST).read_bytes()
+    )
     staging = folder / f".{SIGNATURE}.tmp"
     staging.write_bytes(signature)
     os.replace(staging, folder / SIGNATURE)
@@ -222,7 +231,9 @@ def _verify_signature(folder: Path, public_key: bytes) -> None:
 
     file = folder / SIGNATURE
     if not file.is_file():
-        raise BundleError(f"{file} is missing, but a public key was given", fix="sign the bundle, or pass no key")
+        raise BundleError(
+            f"{file} is missing, but a public key was given", fix="sign the bundle, or pass no key"
+        )
     try:
         key = ed25519.Ed25519PublicKey.from_public_bytes(public_key)
         key.verify(file.read_bytes(), (folder / MANIFEST).read_bytes())

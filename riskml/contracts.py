@@ -71,9 +71,7 @@ def _text(name: str, meaning: str, *, required: bool = True) -> Column:
     return Column(name, "text", "", meaning, required=required, nullable=not required)
 
 
-def _number(
-    name: str, unit: str, meaning: str, *, sign: Sign = "any", optional: bool = False
-) -> Column:
+def _number(name: str, unit: str, meaning: str, *, sign: Sign = "any", optional: bool = False) -> Column:
     return Column(name, "float", unit, meaning, required=not optional, nullable=optional, sign=sign)
 
 
@@ -125,7 +123,9 @@ _TABLES = (
             _number("volume", "base", "traded volume", sign="non-negative"),
             _number("quote_volume", "quote", "traded value", sign="non-negative", optional=True),
             _number("trades", "count", "number of trades", sign="non-negative", optional=True),
-            _number("taker_buy_volume", "base", "volume bought by takers", sign="non-negative", optional=True),
+            _number(
+                "taker_buy_volume", "base", "volume bought by takers", sign="non-negative", optional=True
+            ),
         ),
         "market",
     ),
@@ -140,7 +140,13 @@ _TABLES = (
             _SYMBOL,
             _INTERVAL,
             *(
-                _number(f"{kind}_{name}", "quote", f"{kind} price, {name} of the bar", sign="positive", optional=True)
+                _number(
+                    f"{kind}_{name}",
+                    "quote",
+                    f"{kind} price, {name} of the bar",
+                    sign="positive",
+                    optional=True,
+                )
                 for kind in ("mark", "index")
                 for name in ("open", "high", "low", "close")
             ),
@@ -234,9 +240,13 @@ _TABLES = (
             _KNOWN,
             _CHAIN,
             _number("tvl_usd", "usd", "total value locked", sign="non-negative", optional=True),
-            _number("gas_usd", "usd per transaction", "cost of a transaction", sign="non-negative", optional=True),
+            _number(
+                "gas_usd", "usd per transaction", "cost of a transaction", sign="non-negative", optional=True
+            ),
             _number("tx_count", "count", "transactions in the period", sign="non-negative", optional=True),
-            _number("block_time_s", "seconds", "mean time between blocks", sign="non-negative", optional=True),
+            _number(
+                "block_time_s", "seconds", "mean time between blocks", sign="non-negative", optional=True
+            ),
         ),
         "chain",
     ),
@@ -265,7 +275,11 @@ _TABLES = (
             _text("margin_mode", "cross, isolated or portfolio"),
             _number("cash_usd", "usd", "cash; negative = owed"),
             _number(
-                "maintenance_margin_usd", "usd", "the venue's own requirement", sign="non-negative", optional=True
+                "maintenance_margin_usd",
+                "usd",
+                "the venue's own requirement",
+                sign="non-negative",
+                optional=True,
             ),
         ),
         "date",
@@ -300,7 +314,11 @@ _TABLES = (
             _number("mark_price", "quote", "price at which it is valued", sign="positive"),
             _text("margin_mode", "cross or isolated"),
             _number(
-                "isolated_margin_usd", "usd", "margin set aside for an isolated position", sign="non-negative", optional=True
+                "isolated_margin_usd",
+                "usd",
+                "margin set aside for an isolated position",
+                sign="non-negative",
+                optional=True,
             ),
         ),
         "date",
@@ -373,7 +391,13 @@ _TABLES = (
             _number("distance_1h", "scales", "distance to liquidation at 1 h", optional=True),
             _number("distance_8h", "scales", "distance to liquidation at 8 h", optional=True),
             _number("distance_24h", "scales", "distance to liquidation at 24 h", optional=True),
-            _number("risk_score", "0-100", "one score over all chains and venues", sign="non-negative", optional=True),
+            _number(
+                "risk_score",
+                "0-100",
+                "one score over all chains and venues",
+                sign="non-negative",
+                optional=True,
+            ),
             _text("action", "normal, watch, restrict or deleverage"),
             _text("reasons", "names of the reasons, separated by |", required=False),
             _text("top_contributions", "largest legs as symbol=share, separated by |", required=False),

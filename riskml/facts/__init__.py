@@ -20,7 +20,9 @@ from riskml.units import TimeLike, format_us, to_us
 def fact_names() -> list[str]:
     """The fact files that the package carries, without ``.toml``."""
     return sorted(
-        entry.name.removesuffix(".toml") for entry in files(__name__).iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml")
+        for entry in files(__name__).iterdir()
+        if entry.name.endswith(".toml")
     )
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Reports: what bundles, runs, backfills and replays say, for people and for release decisions."""

@@ -1,0 +1,308 @@
+"""The command line: one verb per step from raw data to margin decisions.
+
+This module only parses and reports. What a verb does is in ``cli_verbs`` (data, model,
+scoring) and ``cli_lifecycle`` (replay, reports, releases), which import the tier that
+they need when they run: ``riskml --help`` loads no data library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from riskml import __version__, cli_lifecycle, cli_verbs
+from riskml.cli_output import FAILED, REFUSED, USAGE, Outcome, Progress, outcome_json, print_outcome
+from riskml.errors import BundleError, ConfigError, Problem, RiskmlError
+
+Run = Callable[[argparse.Namespace, Progress], Outcome]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it (128 + SIGINT)."""
+
+
+class UsageError(Exception):
+    """The command line is not usable; carries the usage text."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.format_usage().strip()}\n{self.prog}: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (0 ok, 1 failed or partial, 2 usage, 3 refused)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    started = time.monotonic()
+    command = next((word for word in given if not word.startswith("-")), "")
+    as_json = "--json" in given
+    try:
+        options = build_parser().parse_args(given)
+        command = options.command
+        with Progress(enabled=not options.quiet) as progress:
+            outcome = options.run(options, progress)
+    except UsageError as error:
+        outcome = _failure(error, "usage", USAGE)
+    except RiskmlError as error:
+        outcome = Outcome(problems=error.problems or (_problem(error),), exit_code=_exit_code(error))
+        print(f"riskml {command}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        outcome = _failure(error, "file-system", FAILED)
+    except Exception as error:  # noqa: BLE001 - the boundary: --json promises an object on every end
+        traceback.print_exc()
+        outcome = _failure(error, "internal-error", FAILED, quiet=True)
+    if as_json:
+        print(outcome_json(outcome, command, time.monotonic() - started))
+    elif outcome.exit_code == 0 or outcome.text:
+        print_outcome(outcome)
+    return outcome.exit_code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every verb; each one's help ends with an example."""
+    parser = _Parser(
+        prog="riskml",
+        description="Volatility and liquidation risk of perpetual futures, from Parquet to margin.",
+        epilog="First steps: riskml demo",
+    )
+    parser.add_argument("--version", action="version", version=f"riskml {__version__}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="VERB", parser_class=_Parser)
+    _add_data_verbs(verbs)
+    _add_model_verbs(verbs)
+    _add_scoring_verbs(verbs)
+    _add_lifecycle_verbs(verbs)
+    return parser
+
+
+_Verbs = argparse._SubParsersAction  # the only name that argparse gives this type
+
+
+def _verb(verbs: _Verbs[_Parser], name: str, run: Run, purpose: str, example: str) -> _Parser:
+    parser = verbs.add_parser(
+        name,
+        help=purpose,
+        description=purpose[0].upper() + purpose[1:] + ".",
+        epilog=f"Example: riskml {name} {example}".rstrip(),
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _range(parser: _Parser, *, required: bool = False) -> None:
+    parser.add_argument("--start", metavar="DATE", required=required, help="first time, UTC, inclusive")
+    parser.add_argument("--end", metavar="DATE", required=required, help="last time, UTC, exclusive")
+
+
+def _jobs(parser: _Parser) -> None:
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes (default 1)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is required, not '{text}'")
+    return int(text)
+
+
+def _add_data_verbs(verbs: _Verbs[_Parser]) -> None:
+    ingest = _verb(
+        verbs,
+        "ingest",
+        cli_verbs.ingest,
+        "read a folder of source files into a lake",
+        "vendor ../shared/data --lake data/lake",
+    )
+    ingest.add_argument("kind", choices=["vendor", "tables", "binance", "freqtrade"], help="layout of PATH")
+    ingest.add_argument("path", metavar="PATH")
+    ingest.add_argument("--lake", required=True)
+    check = _verb(
+        verbs,
+        "check",
+        cli_verbs.check,
+        "report every problem of a lake at once",
+        "data/lake --json",
+    )
+    check.add_argument("lake", metavar="LAKE")
+    build = _verb(
+        verbs,
+        "build",
+        cli_verbs.build,
+        "compute features and targets of a lake",
+        "--lake data/lake --out runs/data --markets BTC,ETH --start 2020-01-01",
+    )
+    build.add_argument("--lake", required=True)
+    build.add_argument("--out", metavar="DIR", required=True)
+    build.add_argument("--interval", default="1h", help="bar length (default 1h)")
+    build.add_argument("--markets", default="all", help="names separated by commas, or all (default)")
+    _range(build)
+    _jobs(build)
+
+
+def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
+    fit = _verb(
+        verbs,
+        "fit",
+        cli_verbs.fit,
+        "train the market network on a built data set",
+        "--data runs/data --recipe quick --out runs/first",
+    )
+    fit.add_argument("--data", metavar="DIR", required=True)
+    fit.add_argument("--recipe", default="quick", help="quick, standard or a TOML file (default quick)")
+    fit.add_argument("--out", metavar="RUN", required=True)
+    fit.add_argument("--fit-end", metavar="DATE", help="end of the fit part (default: 70 %% of the range)")
+    fit.add_argument("--calibrate-end", metavar="DATE", help="end of the calibrate part (default: 85 %%)")
+    fit.add_argument("--seed", type=int, help="default: the recipe's")
+    fit.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite beside RUN)")
+    fit.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    export = _verb(
+        verbs,
+        "export",
+        cli_verbs.export,
+        "write the ONNX bundle of a run",
+        "runs/first --out models/first",
+    )
+    export.add_argument("run_dir", metavar="RUN")
+    export.add_argument("--out", metavar="BUNDLE", required=True)
+    evaluate = _verb(
+        verbs,
+        "evaluate",
+        cli_verbs.evaluate,
+        "measure a bundle or a recipe against baselines",
+        "--bundle models/first --lake data/lake --start 2025-01-01 --end 2025-10-01 --out first.json",
+    )
+    which = evaluate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--bundle")
+    which.add_argument("--walk-forward", action="store_true", help="fit and test one bundle per fold")
+    evaluate.add_argument("--recipe", help="for --walk-forward")
+    evaluate.add_argument("--lake", required=True)
+    _range(evaluate, required=True)
+    evaluate.add_argument("--markets", help="names separated by commas (default: the bundle's)")
+    evaluate.add_argument("--accounts", action="store_true", help="account measures as well")
+    evaluate.add_argument("--out", metavar="FILE", required=True)
+
+
+def _add_scoring_verbs(verbs: _Verbs[_Parser]) -> None:
+    score = _verb(
+        verbs,
+        "score",
+        cli_verbs.score,
+        "decide margin and action of every account at one time",
+        "--bundle models/first --lake data/lake --at 2023-03-10T12:00",
+    )
+    score.add_argument("--bundle", required=True)
+    score.add_argument("--lake", required=True)
+    score.add_argument("--at", metavar="TIME", required=True, help="UTC")
+    backfill = _verb(
+        verbs,
+        "backfill",
+        cli_verbs.backfill,
+        "score an account history into the margins table",
+        "--bundle models/folds --lake data/lake --out runs/margins --resume",
+    )
+    backfill.add_argument(
+        "--bundle", metavar="B|FOLDS", required=True, help="a bundle, or a folder of bundles"
+    )
+    backfill.add_argument("--lake", required=True)
+    backfill.add_argument("--out", metavar="DIR", required=True)
+    _range(backfill)
+    backfill.add_argument("--engine", default="riskml", metavar="A,B", help="engines (default riskml)")
+    _jobs(backfill)
+    backfill.add_argument(
+        "--resume", action="store_true", help="keep finished dates whose inputs are unchanged"
+    )
+    backfill.add_argument("--dry-run", action="store_true", help="say what would be done")
+
+
+def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
+    replay = _verb(
+        verbs,
+        "replay",
+        cli_lifecycle.replay,
+        "run an account history through margin engines and count who is caught in time",
+        "--margins runs/margins --lake data/lake --out runs/replay",
+    )
+    replay.add_argument("--margins", metavar="DIR", required=True, help="what 'riskml backfill' wrote")
+    replay.add_argument("--lake", required=True)
+    replay.add_argument("--out", metavar="DIR", required=True)
+    _range(replay)
+    report = _verb(
+        verbs,
+        "report",
+        cli_lifecycle.report,
+        "write a single-file page about a step's output",
+        "bundle models/first --out first.html",
+    )
+    report.add_argument("kind", choices=["features", "bundle", "run", "backfill", "replay"])
+    report.add_argument("path", metavar="PATH", help="what the step wrote")
+    report.add_argument("--out", metavar="FILE", help="default: <kind>.html")
+    inspect = _verb(
+        verbs, "inspect", cli_lifecycle.inspect, "verify a bundle and say what it is", "models/first"
+    )
+    inspect.add_argument("bundle", metavar="BUNDLE")
+    diff = _verb(
+        verbs, "diff", cli_lifecycle.diff, "say how two bundles differ", "models/first models/second"
+    )
+    diff.add_argument("first", metavar="A")
+    diff.add_argument("second", metavar="B")
+    compare = _verb(
+        verbs, "compare", cli_lifecycle.compare, "metrics of two runs side by side", "runs/a runs/b"
+    )
+    compare.add_argument("first", metavar="RUN")
+    compare.add_argument("second", metavar="RUN")
+    promote = _verb(
+        verbs,
+        "promote",
+        cli_lifecycle.promote,
+        "release a run's bundle if it beats the current release on the same rows",
+        "runs/first --evaluation first.json",
+    )
+    promote.add_argument("run_dir", metavar="RUN")
+    promote.add_argument("--evaluation", metavar="FILE", help="of RUN's bundle (default RUN/evaluation.json)")
+    promote.add_argument("--models", metavar="DIR", default="models", help="releases (default models)")
+    promote.add_argument("--name", help="name of the release (default perp-<interval>-<version>)")
+    demo = _verb(
+        verbs,
+        "demo",
+        cli_lifecycle.demo,
+        "run every step on a generated market, or on a lake of your own",
+        "--out demo-out",
+    )
+    demo.add_argument("--lake", help="use this lake instead of the generated one")
+    demo.add_argument("--out", metavar="DIR", default="demo-out", help="default demo-out")
+    demo.add_argument(
+        "--short", action="store_true", help="a small market and a short fit, to see that it runs"
+    )
+
+
+def _exit_code(error: RiskmlError) -> int:
+    if isinstance(error, BundleError):
+        return REFUSED
+    return USAGE if isinstance(error, ConfigError) else FAILED
+
+
+def _problem(error: RiskmlError) -> Problem:
+    code = {"BundleError": "bundle-refused", "ConfigError": "config", "ContractError": "contract"}
+    return Problem(
+        code.get(type(error).__name__, "data"),
+        error.message,
+        error.fix or "",
+        error.table,
+        error.market,
+        error.row,
+    )
+
+
+def _failure(error: BaseException, code: str, exit_code: int, *, quiet: bool = False) -> Outcome:
+    if not quiet:
+        print(error, file=sys.stderr)
+    return Outcome(problems=(Problem(code, str(error)),), exit_code=exit_code)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+"""The verbs around a bundle's life: replay, report, inspect, diff, compare, promote, demo."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from riskml.cli_output import REFUSED, Outcome, Progress, text_table
+from riskml.cli_verbs import optional_imports, read_json
+
+
+def replay(options: Namespace, progress: Progress) -> Outcome:
+    """Run a scored account history against the bars that followed."""
+    with optional_imports():
+        from riskml.replay.history import replay_margins
+        from riskml.tables.lake import Lake
+    report = replay_margins(
+        options.margins,
+        Lake(options.lake),
+        options.out,
+        start=options.start,
+        end=options.end,
+        progress=progress,
+    )
+    rows = [
+        [
+            engine.engine,
+            engine.account_hours,
+            engine.calls,
+            engine.needless_calls,
+            engine.bad_debt,
+            f"{engine.foreseen}/{engine.liquidations}",
+            engine.median_lead_h,
+        ]
+        for engine in report.engines
+    ]
+    headers = ["engine", "account-hours", "calls", "needless", "bad debt", "foreseen", "median lead h"]
+    counts = {
+        "account_hours": sum(engine.account_hours for engine in report.engines),
+        "in_sample_rows": report.in_sample_rows,
+        "unpriced_positions": report.unpriced_positions,
+    }
+    return Outcome(f"{report.start} to {report.end}\n{text_table(headers, rows)}", (report.path,), counts)
+
+
+def report(options: Namespace, progress: Progress) -> Outcome:
+    """Write a single-file page."""
+    with optional_imports():
+        from riskml.report.pages import write_report
+    progress(f"drawing the {options.kind} page")
+    return Outcome("", (write_report(options.kind, options.path, options.out or f"{options.kind}.html"),))
+
+
+def inspect(options: Namespace, progress: Progress) -> Outcome:
+    """Verify a bundle and print what it is."""
+    from riskml.bundle import verify_bundle
+    from riskml.report.bundles import flatten, summary
+
+    manifest = verify_bundle(options.bundle)
+    facts = summary(manifest)
+    metrics = flatten(manifest.metrics)
+    text = text_table(["", "every file agrees with the manifest"], facts.items())
+    if metrics:
+        text += "\n\n" + text_table(["metric", "value"], metrics.items())
+    return Outcome(text, (), {}, extra={"bundle": facts, "metrics": manifest.metrics})
+
+
+def diff(options: Namespace, progress: Progress) -> Outcome:
+    """Say how two bundles differ; exit code 0 either way."""
+    from riskml.bundle import verify_bundle
+    from riskml.report.bundles import changed_files, diff_manifests
+
+    first, second = verify_bundle(options.first), verify_bundle(options.second)
+    if first.bundle_id == second.bundle_id:
+        return Outcome(f"the same bundle: {first.bundle_id}", extra={"same": True, "fields": {}, "files": []})
+    fields, changed = diff_manifests(first, second), changed_files(first, second)
+    text = text_table(["field", "A", "B"], [[name, one, two] for name, (one, two) in fields.items()])
+    text += f"\nfiles that differ: {', '.join(changed)}"
+    extra = {"same": False, "fields": {name: list(pair) for name, pair in fields.items()}, "files": changed}
+    return Outcome(text, (), {"fields": len(fields), "files": len(changed)}, extra=extra)
+
+
+def compare(options: Namespace, progress: Progress) -> Outcome:
+    """Print the metrics of two runs side by side."""
+    from riskml.report.bundles import run_metrics
+
+    first, second = run_metrics(options.first), run_metrics(options.second)
+    names = [*first, *(name for name in second if name not in first)]
+    rows = []
+    for name in names:
+        one, two = first.get(name), second.get(name)
+        change = None if one is None or two is None else two - one
+        rows.append([name, one, two, change])
+    text = text_table(["metric", Path(options.first).name, Path(options.second).name, "change"], rows)
+    return Outcome(text, (), {"metrics": len(names)}, extra={"first": first, "second": second})
+
+
+def promote(options: Namespace, progress: Progress) -> Outcome:
+    """Release a run's bundle, or refuse with exit code 3."""
+    from riskml.bundle import MANIFEST, verify_bundle
+    from riskml.report.promote import current_release, judge, release
+
+    run, models = Path(options.run_dir), Path(options.models)
+    evaluation = read_json(Path(options.evaluation or run / "evaluation.json"), "evaluation")
+    bundle = run / "bundle"
+    if not (bundle / MANIFEST).is_file():
+        with optional_imports():
+            from riskml.learning.export import export_bundle
+        progress("exporting the run")
+        export_bundle(run, bundle)
+    manifest = verify_bundle(bundle)
+    now = current_release(models)
+    verdict = judge(evaluation, now[1] if now else None)
+    rows = [[name, ours, theirs] for name, (ours, theirs) in verdict.scores.items()]
+    text = text_table(["metric", "candidate", now[0].name if now else "release"], rows)
+    if verdict.problems:
+        return Outcome(f"{text}\nnot released:", (), {}, verdict.problems, REFUSED)
+    name = options.name or f"perp-{manifest.interval}-{manifest.riskml_version}"
+    target = release(bundle, evaluation, models, name)
+    return Outcome(
+        f"{text}\nreleased {manifest.bundle_id}", (target,), extra={"bundle_id": manifest.bundle_id}
+    )
+
+
+def demo(options: Namespace, progress: Progress) -> Outcome:
+    """Run every step."""
+    with optional_imports():
+        from riskml.demo import run_demo
+    return run_demo(Path(options.out), lake=options.lake, short=options.short, progress=progress)

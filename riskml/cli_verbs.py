@@ -1,0 +1,283 @@
+"""The verbs from raw data to decisions; each imports the tier that it needs.
+
+Every function takes the parsed options and a progress reporter and returns an
+:class:`~riskml.cli_output.Outcome`; errors are raised and turned into exit codes by
+``cli.main``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from riskml.cli_output import FAILED, REFUSED, Outcome, Progress, finite, text_table
+from riskml.errors import ConfigError, DataError, missing_extra
+from riskml.units import format_us
+
+if TYPE_CHECKING:
+    from riskml.risk.decisions import Decisions
+
+EXTRAS = {
+    "data": {"pandas", "pyarrow", "polars", "numba"},
+    "train": {"torch", "pytorch_lightning", "mlflow", "sklearn", "onnx", "onnxscript"},
+    "report": {"matplotlib", "jinja2"},
+}
+"""Which extra brings which module, for the message when one is missing."""
+
+SHOWN_ACCOUNTS = 12
+
+
+@contextmanager
+def optional_imports() -> Iterator[None]:
+    """Turn the lack of an optional library into an error that names the install command."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        for extra, names in EXTRAS.items():
+            if module in names:
+                raise missing_extra(module, extra) from error
+        raise
+
+
+def ingest(options: Namespace, progress: Progress) -> Outcome:
+    """Read a folder of source files into a lake."""
+    with optional_imports():
+        from riskml.tables.ingest import ingest as run
+    report = run(options.kind, options.path, options.lake, progress=progress)
+    skipped = [str(name) for name in report.skipped]
+    rows = [[table, count] for table, count in report.counts.items()]
+    text = text_table(["table", "rows"], rows)
+    if skipped:
+        text += f"\nno adapter takes {len(skipped)} files, e.g. {', '.join(skipped[:3])} (--json lists all)"
+    return Outcome(
+        text,
+        (Path(options.lake),),
+        dict(report.counts),
+        tuple(report.problems),
+        FAILED if report.problems else 0,
+        {"skipped": skipped},
+    )
+
+
+def check(options: Namespace, progress: Progress) -> Outcome:
+    """Report every problem of a lake; exit code 3 when there is one."""
+    with optional_imports():
+        from riskml.tables.checks import check_lake
+        from riskml.tables.lake import Lake
+    progress(f"checking {options.lake}")
+    report = check_lake(Lake(options.lake))
+    codes = Counter(problem.code for problem in report.problems)
+    summary = ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    text = f"{len(report.problems)} problems: {summary}" if report.problems else "no problems"
+    exit_code = REFUSED if report.problems else 0
+    return Outcome(text, (), dict(report.counts), tuple(report.problems), exit_code)
+
+
+def build(options: Namespace, progress: Progress) -> Outcome:
+    """Compute features and targets of a lake."""
+    with optional_imports():
+        from riskml.tables.build import build_dataset
+        from riskml.tables.lake import Lake
+    markets = options.markets if options.markets == "all" else name_list(options.markets, "--markets")
+    info = build_dataset(
+        Lake(options.lake),
+        options.out,
+        interval=options.interval,
+        markets=markets,
+        start=options.start,
+        end=options.end,
+        jobs=options.jobs,
+        progress=progress,
+    )
+    text = f"{info.rows:,} rows of {len(info.features)} features, {len(info.markets)} markets"
+    counts = {"rows": info.rows, "markets": len(info.markets), "features": len(info.features)}
+    return Outcome(text, (Path(options.out),), counts)
+
+
+def fit(options: Namespace, progress: Progress) -> Outcome:
+    """Train the market network."""
+    with optional_imports():
+        from riskml.learning.fit import fit_run
+    result = fit_run(
+        options.data,
+        options.recipe,
+        options.out,
+        fit_end=options.fit_end,
+        calibrate_end=options.calibrate_end,
+        seed=options.seed,
+        tracking_uri=options.tracking_uri,
+        resume=options.resume,
+        progress=progress,
+    )
+    metrics = {name: value for name, value in result.metrics.items() if isinstance(value, (int, float))}
+    text = text_table(["metric", "value"], metrics.items())
+    return Outcome(text, (Path(options.out),), extra={"metrics": result.metrics})
+
+
+def export(options: Namespace, progress: Progress) -> Outcome:
+    """Write the ONNX bundle of a run."""
+    with optional_imports():
+        from riskml.learning.export import export_bundle
+    from riskml.bundle import read_manifest
+
+    progress("exporting both graphs")
+    path = Path(export_bundle(options.run_dir, options.out))
+    manifest = read_manifest(path)
+    return Outcome(f"bundle {manifest.bundle_id}", (path,), extra={"bundle_id": manifest.bundle_id})
+
+
+def evaluate(options: Namespace, progress: Progress) -> Outcome:
+    """Measure a bundle or, fold by fold, a recipe against the baselines."""
+    if options.walk_forward and not options.recipe:
+        raise ConfigError("--walk-forward needs a recipe", fix="add --recipe quick")
+    with optional_imports():
+        from riskml.learning.evaluate import evaluate_bundle
+        from riskml.learning.walk_forward import evaluate_walk_forward
+        from riskml.tables.lake import Lake
+    lake = Lake(options.lake)
+    common: dict[str, Any] = {
+        "start": options.start,
+        "end": options.end,
+        "markets": name_list(options.markets, "--markets") if options.markets else None,
+        "progress": progress,
+    }
+    if options.walk_forward:
+        result = evaluate_walk_forward(options.recipe, lake, **common)
+    else:
+        result = evaluate_bundle(options.bundle, lake, accounts=options.accounts, **common)
+    out = Path(options.out)
+    write_json(out, result)
+    text = evaluation_text(result)
+    counts = {"rows": result["rows"], "metrics": len(result["metrics"])}
+    return Outcome(
+        text, (out,), counts, extra={"bundle_id": result["bundle_id"], "in_sample": result["in_sample"]}
+    )
+
+
+def score(options: Namespace, progress: Progress) -> Outcome:
+    """Decide margin and action of every account at one time."""
+    with optional_imports():
+        from riskml.backfill.score_at import score_at
+        from riskml.tables.lake import Lake
+    progress("warming the scorer up from the lake")
+    decisions = score_at(options.bundle, Lake(options.lake), options.at)
+    records = decisions.to_dicts()
+    counts = {"accounts": len(records), **action_counts(decisions)}
+    return Outcome(decisions_text(decisions), (), counts, extra={"decisions": records})
+
+
+def backfill(options: Namespace, progress: Progress) -> Outcome:
+    """Score an account history into the margins table."""
+    with optional_imports():
+        from riskml.backfill.local import backfill as run
+        from riskml.tables.lake import Lake
+    report = run(
+        options.bundle,
+        Lake(options.lake),
+        options.out,
+        start=options.start,
+        end=options.end,
+        engines=tuple(name_list(options.engine, "--engine")),
+        jobs=options.jobs,
+        resume=options.resume,
+        dry_run=options.dry_run,
+        progress=progress,
+    )
+    return backfill_outcome(report, Path(options.out), dry_run=options.dry_run)
+
+
+def backfill_outcome(report: Any, out: Path, *, dry_run: bool = False) -> Outcome:
+    """The outcome of a backfill report; any failed partition makes it a partial run."""
+    problems = tuple(getattr(report, "problems", ()))
+    outputs = () if dry_run else (out,)
+    return Outcome("", outputs, dict(report.counts), problems, FAILED if problems else 0)
+
+
+def name_list(text: str, option: str) -> list[str]:
+    """Names separated by commas; an empty or repeated one is an error."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) != len(names):
+        raise ConfigError(f"{option} '{text}' has an empty or repeated name", fix=f"write {option} BTC,ETH")
+    return names
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write one JSON object atomically; non-finite numbers become null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        staging.write_text(json.dumps(finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read one JSON object; ``what`` names it in the error."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no {what} at {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}", fix=f"write the {what} again") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path} holds no JSON object", fix=f"write the {what} again")
+    return record
+
+
+def evaluation_text(result: Mapping[str, Any]) -> str:
+    """The pooled metrics of an evaluation, one line per metric and horizon, models side by side."""
+    pooled = [
+        row for row in result["metrics"] if row["market"] == "all" and row["side"] in ("both", "all", None)
+    ]
+    models = list(dict.fromkeys(row["model"] for row in pooled))
+    lines: dict[tuple[str, str], dict[str, float]] = {}
+    for row in pooled:
+        lines.setdefault((row["metric"], row["horizon"]), {})[row["model"]] = row["value"]
+    table = text_table(
+        ["metric", "horizon", *models],
+        [[*key, *(values.get(model) for model in models)] for key, values in lines.items()],
+    )
+    note = "  (in sample: these numbers do not count)" if result["in_sample"] else ""
+    return f"{result['start']} to {result['end']}, {result['rows']:,} rows{note}\n{table}"
+
+
+def action_counts(decisions: Decisions) -> dict[str, int]:
+    """How many accounts each action has, ``normal`` left out."""
+    from riskml.risk.decisions import ACTIONS
+
+    counts = Counter(ACTIONS[int(code)] for code in decisions.action)
+    return {name: counts[name] for name in ACTIONS[1:] if counts[name]}
+
+
+def decisions_text(decisions: Decisions) -> str:
+    """The riskiest accounts as a table."""
+    from riskml.risk.decisions import ACTIONS
+
+    order = sorted(range(len(decisions)), key=lambda row: -float(decisions.risk_score[row]))
+    rows = [
+        [
+            str(decisions.account_id[row]),
+            f"{decisions.equity_usd[row]:,.0f}",
+            f"{decisions.maintenance_margin_usd[row]:,.0f}",
+            f"{decisions.initial_margin_usd[row]:,.0f}",
+            *(f"{100 * value:.2f} %" for value in decisions.liquidation_probability[row]),
+            f"{decisions.risk_score[row]:.0f}",
+            ACTIONS[int(decisions.action[row])],
+        ]
+        for row in order[:SHOWN_ACCOUNTS]
+    ]
+    probabilities = [f"p {horizon}" for horizon in decisions.horizons]
+    headers = ["account", "equity", "maintenance", "initial", *probabilities, "score", "action"]
+    title = (
+        f"{len(rows)} riskiest of {len(order)} accounts at {format_us(decisions.ts)} "
+        "(USD; p = probability of liquidation within the horizon)"
+    )
+    return f"{title}\n{text_table(headers, rows)}"

@@ -1,0 +1,307 @@
+"""The models to beat, on exactly the rows that the bundle is scored on.
+
+Variance: EWMA with the half-life that won on the fit part, log-HAR with and without the
+hour-of-week season. Liquidation probability: first passage of a Brownian path, and a
+logistic regression on (ln z, ln^2 z). Requirements: filtered historical simulation (FHS)
+on the tuned EWMA and on a slow volatility.
+
+What has parameters is fitted on rows before the bundle's ``fit_end`` whose target window
+has closed by then, on the same lake. FHS takes its quantile from excursions that had
+closed before the row, refreshed every 30 days: that is what a clearing house runs, and it
+is a harder opponent than a quantile frozen at ``fit_end``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND, Int1D, TimeUs
+from riskml.learning.har import LogHar, fit_log_har
+from riskml.learning.protocol import COVERAGE_LEVEL, Cases, EvaluationData, draw_cases, every_horizon
+from riskml.metrics import fit_logistic, qlike
+from riskml.units import duration_bars, duration_us
+
+HALF_LIVES = ("6h", "12h", "24h", "48h", "96h", "192h")
+DEFAULT_HALF_LIFE = "24h"
+"""Used where the lake has too few rows before fit_end to choose one."""
+MIN_FIT_ROWS = 1000
+"""Rows with a target that a fit needs; with fewer the baseline is left out and said so."""
+REFRESH = "30d"
+MIN_RESIDUALS = 2000
+"""Own residuals that a market's FHS quantile needs; below, those of all markets are pooled."""
+_MIN_EWMA_BARS = 24
+
+
+@dataclass(frozen=True)
+class LogitZ:
+    """``P = logistic(a + b ln z + c ln^2 z)``, one set of coefficients per horizon."""
+
+    coefficients: Float2D
+    """[n_horizons, 3]; a row of NaN where there was nothing to fit."""
+
+    def predict(self, horizon: int, z: Float1D) -> Float1D:
+        """Probability [n] of reaching a distance of ``z`` standard deviations; NaN in, NaN out."""
+        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * (_logit_design(z) @ self.coefficients[horizon]))))
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Fitted baselines: what they need to forecast any row of the data."""
+
+    half_life: tuple[str, ...]
+    """Tuned EWMA half-life per horizon."""
+    log_har: tuple[LogHar, ...]
+    """One per horizon; empty where the lake has too few rows before fit_end."""
+    log_har_season: tuple[LogHar, ...]
+    logit_z: LogitZ | None
+    stress_coefficients: Float2D | None
+    """[n_horizons, 3]: logistic regression of a stress onset on ln fast and ln slow variance."""
+    notes: tuple[str, ...]
+    """What could not be fitted, and why."""
+
+    def variance(self, data: EvaluationData) -> dict[str, Float3D]:
+        """Variance forecasts [n_bars, n_markets, n_horizons] per model, for all bars."""
+        forecasts = {"ewma": ewma_forecast(data, self.half_life)}
+        for name, fitted in (("log_har", self.log_har), ("log_har_season", self.log_har_season)):
+            if fitted:
+                forecasts[name] = _har_forecast(data, fitted)
+        return forecasts
+
+    def probability(self, data: EvaluationData, cases: Cases, horizon: int) -> dict[str, Float1D]:
+        """Probability per model on drawn positions of one horizon."""
+        z = case_distance(data, cases, horizon)
+        forecasts = {"first_passage": first_passage(z)}
+        if self.logit_z is not None:
+            forecasts["logit_z"] = self.logit_z.predict(horizon, z)
+        return forecasts
+
+    def stress(self, data: EvaluationData, rows: slice) -> dict[str, Float3D]:
+        """Probability of a stress onset from the volatility level alone."""
+        if self.stress_coefficients is None:
+            return {}
+        design = _stress_design(data, rows)
+        return {"volatility_logit": 0.5 * (1.0 + np.tanh(0.5 * (design @ self.stress_coefficients.T)))}
+
+
+def fit_baselines(data: EvaluationData, fit_end_us: int) -> Baselines:
+    """Fit every baseline on the rows before ``fit_end_us``.
+
+    A target window has to close by ``fit_end_us``. With fewer than ``MIN_FIT_ROWS`` such
+    rows the fitted models are left out and ``notes`` says so: a range of dates in a short
+    lake can still be measured against what needs no fit.
+    """
+    n_usable = min(
+        int(np.isfinite(data.variance[_closed_before(data, fit_end_us, index), :, index]).sum())
+        for index in range(len(data.horizons))
+    )
+    if n_usable < MIN_FIT_ROWS:
+        note = (
+            f"the lake has {n_usable} rows before the bundle's fit_end, fewer than {MIN_FIT_ROWS}: "
+            f"log-HAR and logit(z) are left out, EWMA has a half-life of {DEFAULT_HALF_LIFE}"
+        )
+        return Baselines((DEFAULT_HALF_LIFE,) * len(data.horizons), (), (), None, None, (note,))
+    plain, seasonal = _fit_log_har(data, fit_end_us)
+    return Baselines(
+        half_life=_tune_half_life(data, fit_end_us),
+        log_har=plain,
+        log_har_season=seasonal,
+        logit_z=_fit_logit_z(data, fit_end_us),
+        stress_coefficients=_fit_stress(data, fit_end_us),
+        notes=(),
+    )
+
+
+# ---------------------------------------------------------------- variance
+
+
+def ewma(values: Float2D, half_life_bars: Float1D) -> Float3D:
+    """Exponentially weighted means with exact weights from the first row on.
+
+    Parameters
+    ----------
+    values : float [n_bars, n_markets].
+    half_life_bars : float [k].
+
+    Returns
+    -------
+    float [n_bars, n_markets, k], row t from rows up to and including t. NaN handling: a
+    missing row adds nothing but time still passes; NaN before 24 finite rows.
+    """
+    decay = np.exp2(-1.0 / np.asarray(half_life_bars, dtype=np.float64))
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    total = np.zeros((values.shape[1], decay.size))
+    weight = np.zeros_like(total)
+    result = np.full((*values.shape, decay.size), np.nan)
+    enough = np.cumsum(known, axis=0) >= _MIN_EWMA_BARS
+    for row in range(values.shape[0]):
+        total = total * decay + filled[row, :, None]
+        weight = weight * decay + known[row, :, None]
+        if enough[row].any():
+            safe = np.where(weight > 1e-300, weight, np.nan)
+            result[row] = np.where(enough[row, :, None], total / safe, np.nan)
+    return result
+
+
+def ewma_forecast(data: EvaluationData, half_life: tuple[str, ...]) -> Float3D:
+    """Variance forecast of an EWMA of bar variances: ``h * ewma``, [n_bars, n_markets, n_horizons]."""
+    bars = np.array([duration_bars(name, data.interval) for name in half_life], dtype=np.float64)
+    return ewma(data.bar_variance, bars) * np.array(data.horizon_bars, dtype=np.float64)
+
+
+def _tune_half_life(data: EvaluationData, fit_end_us: int) -> tuple[str, ...]:
+    bars = np.array([duration_bars(name, data.interval) for name in HALF_LIVES], dtype=np.float64)
+    means = ewma(data.bar_variance, bars)
+    best = []
+    for index, h in enumerate(data.horizon_bars):
+        rows = _closed_before(data, fit_end_us, index)
+        realised = data.variance[rows, :, index]
+        losses = [qlike(realised, h * means[rows, :, k]) for k in range(len(HALF_LIVES))]
+        best.append(HALF_LIVES[int(np.argmin(losses))])
+    return tuple(best)
+
+
+def _fit_log_har(data: EvaluationData, fit_end_us: int) -> tuple[tuple[LogHar, ...], tuple[LogHar, ...]]:
+    """One fit per horizon over all markets, without and with the hour-of-week season."""
+    fitted: list[tuple[LogHar, LogHar]] = []
+    for index in range(len(data.horizons)):
+        rows = _closed_before(data, fit_end_us, index)
+        terms = data.log_har[rows].reshape(-1, data.log_har.shape[2])
+        target = data.variance[rows, :, index].reshape(-1)
+        hour = np.repeat(data.hour_of_week[rows], len(data.markets))
+        fitted.append((fit_log_har(terms, target), fit_log_har(terms, target, hour)))
+    return tuple(plain for plain, _ in fitted), tuple(seasonal for _, seasonal in fitted)
+
+
+def _har_forecast(data: EvaluationData, fitted: tuple[LogHar, ...]) -> Float3D:
+    terms = data.log_har.reshape(-1, data.log_har.shape[2])
+    hour = np.repeat(data.hour_of_week, len(data.markets))
+    missing = ~np.isfinite(data.log_har).all(axis=2)
+    forecast = np.stack([law.predict(terms, hour).reshape(missing.shape) for law in fitted], axis=2)
+    # LogHar replaces a missing term by its mean; a yardstick is rather left out of such a row
+    forecast[missing] = np.nan
+    return forecast
+
+
+# ---------------------------------------------------------------- liquidation probability
+
+
+def case_distance(data: EvaluationData, cases: Cases, horizon: int) -> Float1D:
+    """z = log-distance / (Parkinson EWM of half-life 24 h x sqrt h) of drawn positions."""
+    bar = np.searchsorted(data.ts, cases.ts)
+    sigma = np.exp(0.5 * data.log_fast[bar, cases.market])
+    return np.asarray(cases.log_distance / (sigma * np.sqrt(data.horizon_hours[horizon])))
+
+
+def first_passage(z: Float1D) -> Float1D:
+    """``2 Phi(-z) = erfc(z / sqrt 2)``: a driftless Brownian path reaches z; NaN in, NaN out."""
+    x = np.asarray(z, dtype=np.float64) / math.sqrt(2.0)
+    return np.fromiter(map(math.erfc, x.tolist()), np.float64, x.size)
+
+
+def _logit_design(z: Float1D) -> Float2D:
+    log_z = np.log(z)
+    return np.column_stack([np.ones_like(log_z), log_z, log_z * log_z])
+
+
+def _fit_logit_z(data: EvaluationData, fit_end_us: int) -> LogitZ:
+    coefficients = np.full((len(data.horizons), 3), np.nan)
+    for index in range(len(data.horizons)):
+        rows = _closed_before(data, fit_end_us, index)
+        cases = draw_cases(data, index, rows, np.isfinite(data.log_fast[rows]), seed=1)
+        if cases.outcome.size:
+            z = case_distance(data, cases, index)
+            coefficients[index] = fit_logistic(_logit_design(z), cases.outcome)
+    return LogitZ(coefficients)
+
+
+def _stress_design(data: EvaluationData, rows: slice) -> Float3D:
+    fast = data.log_fast[rows]
+    return np.stack([np.ones_like(fast), fast, data.log_slow[rows]], axis=2)
+
+
+def _fit_stress(data: EvaluationData, fit_end_us: int) -> Float2D | None:
+    coefficients = np.full((len(data.horizons), 3), np.nan)
+    for index in range(len(data.horizons)):
+        rows = _closed_before(data, fit_end_us, index)
+        keep: Bool1D = every_horizon(data.ts[rows], data.interval, data.horizon_bars[index])
+        design = _stress_design(data, rows)[keep].reshape(-1, 3)
+        onset = data.stress[rows, :, index][keep].reshape(-1)
+        usable = np.isfinite(design).all(axis=1) & np.isfinite(onset)
+        if onset[usable].sum() < 10:
+            return None
+        coefficients[index] = fit_logistic(design[usable], onset[usable], ridge=1e-6)
+    return coefficients
+
+
+# ---------------------------------------------------------------- requirements
+
+
+def fhs_margins(data: EvaluationData, rows: slice, scales: Mapping[str, Float3D]) -> dict[str, FloatND]:
+    """Requirements by filtered historical simulation, log distance [n rows, n_markets, n_horizons, 2].
+
+    Parameters
+    ----------
+    data : with the history before ``rows``.
+    scales : per model, volatility over each horizon [n_bars, n_markets, n_horizons].
+
+    Notes
+    -----
+    Margin = scale now x the 99.5 % quantile of (excursion / scale) over all windows that
+    had closed before the month's first row.
+    """
+    return {name: _fhs(data, rows, scale) for name, scale in scales.items()}
+
+
+def fhs_scales(data: EvaluationData, ewma_variance: Float3D) -> dict[str, Float3D]:
+    """Volatilities of the two FHS yardsticks: the tuned EWMA, and 60 days of half-life."""
+    slow = np.exp(0.5 * data.log_slow)[:, :, None] * np.sqrt(np.array(data.horizon_hours))
+    return {"fhs_ewma": np.sqrt(ewma_variance), "fhs_slow": slow}
+
+
+def _fhs(data: EvaluationData, rows: slice, scale: Float3D) -> FloatND:
+    n_rows = rows.stop - rows.start
+    result = np.full((n_rows, len(data.markets), len(data.horizons), 2), np.nan)
+    residual = data.excursion / scale[..., None]
+    for start, stop in _refreshes(data.ts[rows]):
+        for index, horizon in enumerate(data.horizons):
+            closed = int(np.searchsorted(
+                data.ts, data.ts[rows.start + start] - duration_us(horizon), side="right"
+            ))
+            multiple = _quantiles(residual[:closed, :, index])
+            block = scale[rows.start + start : rows.start + stop, :, index, None]
+            result[start:stop, :, index] = block * multiple
+    return result
+
+
+def _refreshes(ts: TimeUs) -> list[tuple[int, int]]:
+    """(start, stop) of runs of rows that share a refresh, on the absolute calendar."""
+    period: Int1D = ts // duration_us(REFRESH)
+    starts = np.append(np.flatnonzero(np.diff(period, prepend=period[:1] - 1)), ts.size)
+    return list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
+
+
+def _quantiles(residual: Float3D) -> Float2D:
+    """Quantile per market and side [n_markets, 2]; pooled over markets where one has too few."""
+    result = np.full(residual.shape[1:], np.nan)
+    for side in range(2):
+        pooled = residual[:, :, side]
+        pooled = pooled[np.isfinite(pooled)]
+        if pooled.size < MIN_RESIDUALS:
+            continue
+        for market in range(residual.shape[1]):
+            own = residual[:, market, side]
+            own = own[np.isfinite(own)]
+            sample = own if own.size >= MIN_RESIDUALS else pooled
+            result[market, side] = np.quantile(sample, COVERAGE_LEVEL)
+    return result
+
+
+def _closed_before(data: EvaluationData, end_us: int, horizon: int) -> slice:
+    """Bars whose target window of this horizon has closed by ``end_us``."""
+    last = end_us - duration_us(data.horizons[horizon])
+    return slice(0, int(np.searchsorted(data.ts, last, side="right")))

@@ -1,0 +1,188 @@
+"""Calibration: one scale per horizon and side, one power per horizon, by maximum likelihood.
+
+The calibrated law is ``p = S(g(d / (sigma e^a)))`` with ``g(z) = z^b``: ``a`` moves the whole
+law, ``b`` its tail against its body. ``a`` is folded into sigma by the market graph, ``b`` is
+the manifest's ``calibration_power``. Both maps are monotone, so the margin at level x is the
+distance at which p = 1 - x, whatever was fitted.
+
+What is maximised is the likelihood of the events that the project forecasts: "the excursion
+reached a distance d within the horizon", over distances from 1 to 50 %. A normal prior at
+the identity (a = 0, b = 1) holds the estimate back where the sample is short, because a
+recalibration on a short window does more harm than good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import lgamma, log, pi
+
+import numpy as np
+
+from riskml.arrays import DOWN, Float1D, Float2D, FloatND
+from riskml.errors import DataError
+from riskml.learning.protocol import HIGHEST_DISTANCE, LOWEST_DISTANCE
+from riskml.metrics import PROBABILITY_CLIP
+from riskml.risk import excursion
+from riskml.units import duration_bars
+
+PRIOR_SCALE = 0.1
+"""Standard deviation of the prior of ``a`` and of ``b``."""
+MAX_ROWS = 20_000
+"""Rows per horizon that the likelihood is computed on; longer samples are thinned evenly."""
+N_DISTANCES = 12
+POWER_BOUNDS = (0.6, 1.6)
+SCALE_BOUND = 0.7
+"""|a| at most: a law that is wrong by more than a factor 2 is a bug, not a calibration."""
+_MAX_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A monotone map of the raw law; the identity is log_scale 0, power 1."""
+
+    log_scale: Float2D
+    """ln of the factor on sigma, [n_horizons, 2]."""
+    power: Float1D
+    """Exponent b of ``g(z) = z^b``, [n_horizons]."""
+
+    @classmethod
+    def identity(cls, n_horizons: int) -> Calibration:
+        """The map that changes nothing."""
+        return cls(np.zeros((n_horizons, 2)), np.ones(n_horizons))
+
+    def apply(self, sigma: FloatND) -> FloatND:
+        """Calibrated sigma: ``sigma * exp(log_scale)``, [..., n_horizons, 2]. NaN stays NaN."""
+        return np.asarray(sigma * np.exp(self.log_scale))
+
+
+def fit_calibration(
+    sigma: FloatND, nu: FloatND, mae: FloatND, horizons: Sequence[str], *, interval: str = "1h"
+) -> Calibration:
+    """Fit scale and power of every horizon.
+
+    Parameters
+    ----------
+    sigma : raw scales, float [n_bars, n_markets, n_horizons, 2] or [n_rows, n_horizons, 2].
+    nu : degrees of freedom, the same without the last axis.
+    mae : observed excursions, log units, shape of ``sigma``.
+    horizons : e.g. ``("1h", "8h", "24h")``.
+    interval : of the bars; with ``horizons`` it says how much successive windows overlap.
+
+    Returns
+    -------
+    Calibration. A horizon without a usable row keeps the identity.
+
+    Raises
+    ------
+    DataError : shapes that do not belong together.
+
+    Notes
+    -----
+    NaN handling: a row with a NaN in sigma, nu or mae is left out.
+    Rows of several markets at one time are one observation to the prior, since markets
+    move together.
+    """
+    n_horizons = len(horizons)
+    if sigma.shape != mae.shape or sigma.shape[:-1] != nu.shape or sigma.shape[-2:] != (n_horizons, 2):
+        raise DataError(
+            f"sigma {sigma.shape}, nu {nu.shape} and mae {mae.shape} do not belong together; "
+            f"[..., {n_horizons}, 2], [..., {n_horizons}] and [..., {n_horizons}, 2] are required"
+        )
+    log_scale, power = np.zeros((n_horizons, 2)), np.ones(n_horizons)
+    for index, horizon in enumerate(horizons):
+        stride = duration_bars(horizon, interval)
+        fitted = _fit_horizon(sigma[..., index, :], nu[..., index], mae[..., index, :], stride)
+        log_scale[index], power[index] = fitted[:2], fitted[2]
+    return Calibration(log_scale, power)
+
+
+def _fit_horizon(sigma: FloatND, nu: FloatND, mae: FloatND, stride: int) -> Float1D:
+    """(a_down, a_up, b) of one horizon; sigma and mae [n, (n_markets,) 2], nu [n, (n_markets)]."""
+    n_markets = nu.shape[1] if nu.ndim == 2 else 1
+    step = max(stride, -(-nu.shape[0] * n_markets // MAX_ROWS))
+    scale = np.asarray(sigma[::step], dtype=np.float64).reshape(-1, 2)
+    degrees = np.asarray(nu[::step], dtype=np.float64).reshape(-1)
+    observed = np.asarray(mae[::step], dtype=np.float64).reshape(-1, 2)
+    usable = np.isfinite(scale).all(1) & np.isfinite(degrees) & np.isfinite(observed).all(1)
+    if not usable.any():
+        return np.array([0.0, 0.0, 1.0])
+    scale, degrees, observed = scale[usable], degrees[usable], observed[usable]
+    # windows that do not overlap, each counted once over all markets
+    weight = nu.shape[0] / stride * usable.mean() / usable.sum() / N_DISTANCES
+    log_z, outcome = _events(scale, observed)
+    return _scoring(log_z, outcome, degrees[:, None, None], weight)
+
+
+def _events(scale: Float2D, observed: Float2D) -> tuple[FloatND, FloatND]:
+    """ln z and outcome of every (row, side, distance): [n, 2, N_DISTANCES]."""
+    fraction = np.geomspace(LOWEST_DISTANCE, HIGHEST_DISTANCE, N_DISTANCES)
+    distance = np.stack([-np.log1p(-fraction), np.log1p(fraction)])
+    log_z = np.log(distance)[None] - np.log(scale)[:, :, None]
+    return log_z, (observed[:, :, None] >= distance[None]).astype(np.float64)
+
+
+def _scoring(log_z: FloatND, outcome: FloatND, nu: FloatND, weight: float) -> Float1D:
+    """Fisher scoring with the prior as a ridge; a step is halved until the objective rises."""
+    prior = np.array([0.0, 0.0, 1.0])
+    current = prior.copy()
+    best, gradient, information = _objective(current, log_z, outcome, nu, weight)
+    for _ in range(_MAX_STEPS):
+        step = np.linalg.solve(information, gradient)
+        scale = 1.0
+        while scale > 1e-4:
+            trial = current + scale * step
+            trial[:2] = np.clip(trial[:2], -SCALE_BOUND, SCALE_BOUND)
+            trial[2] = np.clip(trial[2], *POWER_BOUNDS)
+            value, trial_gradient, trial_information = _objective(trial, log_z, outcome, nu, weight)
+            if value >= best:
+                break
+            scale /= 2.0
+        else:
+            break
+        moved = float(np.abs(trial - current).max())
+        current, best, gradient, information = trial, value, trial_gradient, trial_information
+        if moved < 1e-5:
+            break
+    return current
+
+
+def _objective(
+    parameters: Float1D, log_z: FloatND, outcome: FloatND, nu: FloatND, weight: float
+) -> tuple[float, Float1D, Float2D]:
+    """Penalised log-likelihood, its gradient [3] and its expected information [3, 3]."""
+    power = parameters[2]
+    shifted = log_z - parameters[:2][:, None]
+    z = np.exp(power * shifted)
+    p = np.clip(excursion.survival(z, nu), PROBABILITY_CLIP, 1.0 - PROBABILITY_CLIP)
+    likelihood = outcome * np.log(p) + (1.0 - outcome) * np.log1p(-p)
+    # dS/d ln z of the half-t law; the density is elementary up to its constant
+    slope = -2.0 * z * np.exp(_log_constant(nu) - 0.5 * (nu + 1.0) * np.log1p(z * z / nu))
+    by_scale, by_power = -power * slope, slope * shifted
+    variance = p * (1.0 - p)
+    residual = (outcome - p) / variance
+    gradient = np.empty(3)
+    information = np.zeros((3, 3))
+    for side in (DOWN, 1 - DOWN):
+        gradient[side] = (residual[:, side] * by_scale[:, side]).sum()
+        information[side, side] = (by_scale[:, side] ** 2 / variance[:, side]).sum()
+        cross = (by_scale[:, side] * by_power[:, side] / variance[:, side]).sum()
+        information[side, 2] = information[2, side] = cross
+    gradient[2] = (residual * by_power).sum()
+    information[2, 2] = (by_power**2 / variance).sum()
+    away = parameters - np.array([0.0, 0.0, 1.0])
+    value = weight * float(likelihood.sum()) - 0.5 * float(away @ away) / PRIOR_SCALE**2
+    return value, weight * gradient - away / PRIOR_SCALE**2, weight * information + np.eye(3) / PRIOR_SCALE**2
+
+
+def _log_constant(nu: FloatND) -> FloatND:
+    """ln of the Student-t density at 0, interpolated on a fine grid of 1 / nu."""
+    return np.interp(1.0 / nu, *_log_constant_table())
+
+
+@cache
+def _log_constant_table() -> tuple[Float1D, Float1D]:
+    grid = np.linspace(1.0 / excursion.NU_MAX, 1.0 / excursion.NU_MIN, 1001)
+    exact = [lgamma(0.5 / x + 0.5) - lgamma(0.5 / x) - 0.5 * log(pi / x) for x in grid.tolist()]
+    return grid, np.array(exact)

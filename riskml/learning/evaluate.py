@@ -1,0 +1,346 @@
+"""Evaluation of a bundle on a lake: forecasts, baselines and metric rows on identical rows.
+
+``evaluate_bundle`` is the verb ``riskml evaluate --bundle``. What it reads beyond the range
+asked for is history: baselines are fitted on rows before the bundle's ``fit_end``, and
+nothing at or after ``end`` is read, so that a window that leaves the range does not count.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from riskml.arrays import BoolND, Float1D, FloatND
+from riskml.bundle import Manifest
+from riskml.errors import DataError
+from riskml.learning.baselines import Baselines, fhs_margins, fhs_scales, fit_baselines
+from riskml.learning.measures import MetricRow, measure
+from riskml.learning.protocol import (
+    MODEL,
+    Cases,
+    EvaluationData,
+    ForecastTable,
+    Scored,
+    draw_cases,
+    margin_distance,
+    probability_at,
+    test_range,
+)
+from riskml.markets import Market, choose, symbols
+from riskml.units import DAY, TimeLike, format_us, to_us
+
+if TYPE_CHECKING:
+    from riskml.scoring.session import LoadedBundle
+    from riskml.tables.lake import Lake
+
+Progress = Callable[[str], None]
+
+_HAR_FEATURES = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
+_FEATURES = (*_HAR_FEATURES, "log_ewm_variance_24h", "log_ewm_variance_60d", "hour_of_week")
+WARM_UP_DAYS = 400
+"""History loaded before the range where the bundle's fit part does not reach back as far."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Scored rows and where they come from; folds are pooled from these."""
+
+    scored: Scored
+    bundle_id: str
+    data_end: str
+    start_us: int
+    end_us: int
+    in_sample: bool
+    baselines: Baselines
+
+    def to_dict(self, rows: Sequence[MetricRow]) -> dict[str, Any]:
+        """The evaluate JSON of DESIGN section 8, plus what a reader needs to judge it."""
+        return {
+            "bundle_id": self.bundle_id,
+            "start": format_us(self.start_us),
+            "end": format_us(self.end_us),
+            "rows": self.scored.n_rows,
+            "in_sample": self.in_sample,
+            "metrics": [row.to_dict() for row in rows],
+            "data_end": self.data_end,
+            "interval": self.scored.interval,
+            "horizons": list(self.scored.horizons),
+            "markets": list(self.scored.markets),
+            "baselines": {
+                "ewma_half_life": dict(zip(self.scored.horizons, self.baselines.half_life, strict=True)),
+                "notes": list(self.baselines.notes),
+            },
+        }
+
+
+def evaluate_bundle(
+    bundle: str | Path | LoadedBundle,
+    lake: str | Path | Lake,
+    *,
+    start: TimeLike,
+    end: TimeLike,
+    markets: Sequence[str] | str | None = None,
+    accounts: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a bundle between two dates.
+
+    Parameters
+    ----------
+    bundle : folder, or a bundle already loaded.
+    lake : folder, or a lake.
+    start, end : first row (inclusive) and end (exclusive). A range that begins at or after
+        the bundle's ``data_end`` is purged at the seam; one that begins before is scored
+        whole and marked ``in_sample``.
+    markets : names, ``"A,B"`` or ``"all"`` of the lake; default the bundle's own.
+    accounts : also score the lake's account history against its liquidations.
+    progress : called with a line of text per step.
+
+    Returns
+    -------
+    dict : ``{"bundle_id", "start", "end", "rows", "in_sample", "metrics": [...], ...}``.
+
+    Raises
+    ------
+    DataError : empty range, unknown market, or no row with a forecast and an outcome.
+    BundleError : the bundle is damaged or of another feature version.
+    """
+    loaded, store = _open(bundle, lake)
+    result = evaluate_rows(loaded, store, start=start, end=end, markets=markets, progress=progress)
+    _say(progress, f"measuring {result.scored.n_rows} rows")
+    rows = measure(result.scored)
+    if accounts:
+        _say(progress, "scoring the account history")
+        rows.extend(_account_rows(loaded, store, result.start_us, result.end_us))
+    return result.to_dict(rows)
+
+
+def evaluate_rows(
+    loaded: LoadedBundle,
+    lake: Lake,
+    *,
+    start: TimeLike,
+    end: TimeLike,
+    markets: Sequence[str] | str | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Forecast, fit the baselines and score identical rows; see :func:`evaluate_bundle`."""
+    from riskml.backfill.forecasts import forecast_history
+
+    manifest = loaded.manifest
+    first, in_sample = test_range(to_us(start), to_us(end), to_us(manifest.data_end), manifest.horizons)
+    chosen = choose_markets(manifest, lake.markets(manifest.interval), markets)
+    known = {market.symbol: market for market in lake.markets(manifest.interval)}
+    fitted = [known[name] for name in manifest.markets if name in known] or chosen
+    every = chosen + [market for market in fitted if market not in chosen]
+    history_start = min(to_us(manifest.fit_start), first - WARM_UP_DAYS * DAY)
+    _say(progress, f"reading bars of {len(every)} markets")
+    data = load_data(lake, every, manifest, history_start, to_us(end))
+    names = symbols(chosen)
+    if not np.isfinite(data.select(names).variance[data.between(first, to_us(end))]).any():
+        raise DataError(
+            f"there are no bars of {', '.join(names)} between {format_us(first)} and {format_us(to_us(end))}",
+            table="bars",
+            fix="ingest them, or choose a range that the lake covers",
+        )
+    _say(progress, "fitting the baselines")
+    baselines = fit_baselines(data.select(symbols(fitted)), to_us(manifest.fit_end))
+    _say(progress, f"forecasting {', '.join(names)}")
+    history = forecast_history(loaded, lake, first, to_us(end), markets=names)
+    power = np.array(manifest.calibration_power or [1.0] * len(manifest.horizons))
+    scored = score_rows(history, data.select(names), baselines, power, first, to_us(end))
+    return Evaluated(scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, baselines)
+
+
+def choose_markets(
+    manifest: Manifest, available: Sequence[Market], wanted: Sequence[str] | str | None
+) -> list[Market]:
+    """The markets to score: those asked for, else the bundle's own that the lake has.
+
+    Raises
+    ------
+    DataError : unknown market, or the lake has none of the bundle's markets.
+    """
+    if wanted is not None:
+        chosen = choose(wanted, available)
+    else:
+        names = {market.symbol for market in available}
+        chosen = choose([name for name in manifest.markets if name in names], available)
+    if not chosen:
+        raise DataError(
+            f"the lake has no {manifest.interval} bars of the bundle's markets "
+            f"({', '.join(manifest.markets) or 'none'})",
+            table="bars",
+            fix=f"ask for some of: {', '.join(symbols(available)) or 'none, the lake is empty'}",
+        )
+    return chosen
+
+
+def load_data(
+    lake: Lake, markets: Sequence[Market], manifest: Manifest, start_us: int, end_us: int
+) -> EvaluationData:
+    """Read bars, baseline features and targets of [start, end); nothing later is read."""
+    from riskml.features.catalog import select
+    from riskml.tables.align import load_panel
+    from riskml.tables.targets import targets
+
+    interval, horizons = manifest.interval, tuple(manifest.horizons)
+    panel = load_panel(lake, list(markets), interval, start_us, end_us, features=select(_FEATURES))
+    observed = targets(panel.close, panel.high, panel.low, panel.ts, interval, horizons)
+    n_har = len(_HAR_FEATURES)
+    return EvaluationData(
+        ts=panel.ts,
+        markets=tuple(symbols(markets)),
+        interval=interval,
+        horizons=horizons,
+        bar_variance=np.log(panel.high / panel.low) ** 2 / (4.0 * math.log(2.0)),
+        log_har=panel.features[:, :, :n_har],
+        log_fast=panel.features[:, :, n_har],
+        log_slow=panel.features[:, :, n_har + 1],
+        hour_of_week=panel.features[:, 0, n_har + 2],
+        excursion=np.asarray(observed.mae, dtype=np.float64),
+        variance=np.asarray(observed.variance, dtype=np.float64),
+        stress=np.asarray(observed.stress, dtype=np.float64),
+    )
+
+
+def score_rows(
+    history: ForecastTable,
+    data: EvaluationData,
+    baselines: Baselines,
+    power: Float1D,
+    start_us: int,
+    end_us: int,
+) -> Scored:
+    """Put the bundle's forecasts and every baseline on identical rows of [start, end).
+
+    Parameters
+    ----------
+    history : the bundle's forecasts; markets and times that it lacks do not count.
+    data : what was observed, for the markets to score.
+    baselines : fitted ones.
+    power : ``calibration_power`` [n_horizons] of the bundle.
+
+    Raises
+    ------
+    DataError : other horizons than the data's, or no row with a forecast and an outcome.
+    """
+    if tuple(history.horizons) != data.horizons:
+        raise DataError(
+            f"forecasts for {', '.join(data.horizons)} are required, found {', '.join(history.horizons)}"
+        )
+    rows = data.between(start_us, end_us)
+    ours = _Aligned.of(history, data, rows)
+    variances = baselines.variance(data)
+    usable = ours.usable & np.isfinite(data.log_fast[rows])
+    for forecast in variances.values():
+        usable = usable & np.isfinite(forecast[rows]).all(axis=2)
+    margins = fhs_margins(data, rows, fhs_scales(data, variances["ewma"]))
+    scored = Scored(
+        ts=data.ts[rows],
+        markets=data.markets,
+        interval=data.interval,
+        horizons=data.horizons,
+        realised=np.where(usable[..., None], data.variance[rows], np.nan),
+        variance={MODEL: ours.variance, **{name: values[rows] for name, values in variances.items()}},
+        excursion=np.where(usable[..., None, None], data.excursion[rows], np.nan),
+        margin={MODEL: margin_distance(ours.sigma, ours.nu, power), **margins},
+        stressed=np.where(usable[..., None], data.stress[rows], np.nan),
+        stress={MODEL: ours.stress, **baselines.stress(data, rows)},
+        cases=tuple(
+            _cases(data, baselines, ours, power, (index, rows, usable)) for index in range(len(data.horizons))
+        ),
+    )
+    if scored.n_rows == 0:
+        raise DataError(
+            f"no row of {', '.join(data.markets)} between {format_us(start_us)} and {format_us(end_us)} has "
+            "both a forecast and an outcome",
+            fix="the range has to be longer than a horizon, after some weeks of history",
+        )
+    return scored
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """The bundle's forecasts on the rows and markets of the data; NaN where it has none."""
+
+    sigma: FloatND
+    nu: FloatND
+    variance: FloatND
+    stress: FloatND
+    usable: BoolND
+    """[n rows, n_markets]"""
+
+    @classmethod
+    def of(cls, history: ForecastTable, data: EvaluationData, rows: slice) -> _Aligned:
+        ts = data.ts[rows]
+        names = [getattr(market, "symbol", market) for market in history.markets]
+        missing = [name for name in data.markets if name not in names]
+        if missing:
+            raise DataError(f"there is no forecast for {', '.join(missing)}", market=missing[0])
+        columns = [names.index(name) for name in data.markets]
+        _, here, there = np.intersect1d(ts, history.ts, assume_unique=True, return_indices=True)
+
+        def place(values: FloatND) -> FloatND:
+            out = np.full((ts.size, len(columns), *values.shape[2:]), np.nan)
+            out[here] = values[there][:, columns]
+            return out
+
+        available = place(np.asarray(history.available, dtype=np.float64)) == 1.0
+        sigma, nu, variance = place(history.sigma), place(history.nu), place(history.variance)
+        complete = np.isfinite(sigma).all(axis=(2, 3)) & np.isfinite(nu).all(axis=2)
+        usable = available & complete & np.isfinite(variance).all(axis=2)
+        return cls(sigma, nu, variance, place(history.stress), usable)
+
+
+def _cases(
+    data: EvaluationData,
+    baselines: Baselines,
+    ours: _Aligned,
+    power: Float1D,
+    place: tuple[int, slice, BoolND],
+) -> Cases:
+    """Drawn positions of one horizon with every model's probability."""
+    horizon, rows, usable = place
+    drawn = draw_cases(data, horizon, rows, usable)
+    bar = np.searchsorted(data.ts[rows], drawn.ts)
+    probability = probability_at(
+        ours.sigma[bar, drawn.market],
+        ours.nu[bar, drawn.market],
+        power,
+        horizon=horizon,
+        side=drawn.side,
+        log_distance=drawn.log_distance,
+    )
+    forecasts = {MODEL: probability, **baselines.probability(data, drawn, horizon)}
+    return Cases(drawn.ts, drawn.market, drawn.side, drawn.log_distance, drawn.outcome, forecasts)
+
+
+def _account_rows(loaded: LoadedBundle, lake: Lake, start_us: int, end_us: int) -> list[MetricRow]:
+    """Backfill the range's accounts into a temporary folder and rank them by what happened."""
+    from riskml.backfill.local import backfill
+    from riskml.learning.account_measures import YARDSTICK, account_rows, read_margins
+
+    with tempfile.TemporaryDirectory(prefix="riskml-accounts-") as folder:
+        backfill(loaded.path, lake, folder, start=start_us, end=end_us, engines=(MODEL, YARDSTICK))
+        margins = read_margins(Path(folder))
+    return account_rows(margins, lake.read("liquidations", start=start_us), loaded.manifest.horizons)
+
+
+def _open(bundle: str | Path | LoadedBundle, lake: str | Path | Lake) -> tuple[LoadedBundle, Lake]:
+    from riskml.scoring.session import load_bundle
+    from riskml.tables.lake import Lake as LakeClass
+
+    loaded = load_bundle(bundle) if isinstance(bundle, str | Path) else bundle
+    return loaded, LakeClass(lake) if isinstance(lake, str | Path) else lake
+
+
+def _say(progress: Progress | None, text: str) -> None:
+    if progress is not None:
+        progress(text)

@@ -1,0 +1,328 @@
+"""Fitting a run: dataset and recipe in, RUN folder out.
+
+Order: cut the range; start the network at the log-HAR of the train part; train it; choose the
+epoch on the tail of the fit part; calibrate on fit and calibrate parts together; record.
+No row at or after ``data_end`` is read. The same data, recipe, seed and number of threads
+give the same ``metrics.json`` and the same hash of weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import riskml
+from riskml.arrays import FloatND
+from riskml.errors import ConfigError, DataError
+from riskml.learning.calibrate import Calibration, fit_calibration
+from riskml.learning.inference import DenseForecast, forecast_panel
+from riskml.learning.networks.market import FeatureRoles, MarketNet
+from riskml.learning.plots import write_plots
+from riskml.learning.recipe import Recipe, load_recipe, with_seed
+from riskml.learning.runs import (
+    CHECKPOINTS,
+    METRICS_FILE,
+    MODEL_FILE,
+    PLOTS,
+    RUN_FILE,
+    weights_hash,
+    write_json,
+    write_weights,
+)
+from riskml.learning.splits import Splits, fitted_markets, make_splits
+from riskml.learning.start import Start, initialise
+from riskml.learning.summary import (
+    fallback_law,
+    feature_bounds,
+    part_metrics,
+    plain_har,
+    reference_sigma,
+)
+from riskml.learning.tracking import track_run
+from riskml.learning.trainer import Fitted, ProgressFn, train
+from riskml.learning.windows import ChunkDataset, Panel, make_panel
+from riskml.units import TimeLike
+
+if TYPE_CHECKING:
+    from riskml.tables.build import Dataset
+
+_IDENTITY = "identity.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What :func:`fit_run` made."""
+
+    path: Path
+    """The RUN folder."""
+    metrics: dict[str, float]
+    """``metrics.json``."""
+    data_end: str
+    """ISO time; nothing at or after it was read."""
+    weights_sha256: str
+    """Hash over the fitted tensors."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one fit works on."""
+
+    data: Any
+    recipe: Recipe
+    splits: Splits
+    markets: list[int]
+    families: dict[str, str]
+    net: MarketNet
+    panel: Panel
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.panel.features.shape[1])
+
+    def cut(self, values: FloatND) -> FloatND:
+        """The rows and markets of the fit, bar first."""
+        return np.asarray(values[: self.n_rows, self.markets])
+
+    def rows(self, part: str) -> Any:
+        """[n_bars] rows of a part."""
+        return self.splits.rows(self.data.ts[: self.n_rows], part)
+
+
+def fit_run(
+    data: Dataset | str | Path,
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    fit_end: TimeLike | None = None,
+    calibrate_end: TimeLike | None = None,
+    seed: int | None = None,
+    tracking_uri: str | None = None,
+    resume: bool = False,
+    progress: ProgressFn | None = None,
+) -> RunResult:
+    """Fit a recipe to a dataset and write a RUN folder.
+
+    Parameters
+    ----------
+    data : dataset, or the folder that ``riskml build`` wrote.
+    recipe : recipe, name of a released one, or a TOML file.
+    out : RUN folder. Without ``resume`` an earlier run in it is replaced.
+    fit_end, calibrate_end : seams, exclusive; the recipe's fractions where None.
+    seed : in place of the recipe's.
+    tracking_uri : MLflow store; None = SQLite beside the RUN folder.
+    resume : go on from the last checkpoint in ``out``, if there is one.
+    progress : called with (done, total, message).
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    ConfigError : recipe or seams that cannot be used; ``resume`` with other data or recipe.
+    DataError : too little data, no market to fit, or a loss that is not finite. The last good
+        checkpoint stays, ``run.json`` is not written.
+
+    Notes
+    -----
+    NaN handling: a missing feature counts as its fit mean, a missing target takes no part.
+    """
+    dataset = _dataset(data)
+    chosen = with_seed(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), seed)
+    folder = Path(out)
+    job = _prepare(dataset, chosen, fit_end, calibrate_end)
+    start = _start(job)
+    context, chunk = job.net.receptive_field - 1, chosen.training.chunk_bars
+    train_data = ChunkDataset(job.panel, job.rows("train"), context, chunk)
+    validation_data = ChunkDataset(job.panel, job.rows("validation"), context, chunk)
+    _open_folder(folder, _identity(job), resume)
+    fitted = train(
+        job.net,
+        train_data,
+        validation_data,
+        chosen,
+        folder / CHECKPOINTS,
+        resume=resume,
+        progress=progress,
+    )
+    if progress is not None:
+        progress(chosen.training.epochs, chosen.training.epochs, "calibrating")
+    calibration, forecast = _calibrate(job)
+    metrics, record = _describe(job, start, fitted, calibration, forecast)
+    write_weights(folder / MODEL_FILE, job.net)
+    write_plots(
+        folder / PLOTS,
+        fitted.history,
+        forecast,
+        job.cut(dataset.mae),
+        calibration.power,
+        dataset.info.horizons,
+    )
+    write_json(folder / METRICS_FILE, {**metrics, "history": fitted.history})
+    track_run(folder, folder.name, chosen.to_dict(), metrics, fitted.history, tracking_uri)
+    write_json(folder / RUN_FILE, record)
+    return RunResult(folder, metrics, str(record["data_end"]), str(record["weights_sha256"]))
+
+
+def feature_families(names: Sequence[str]) -> dict[str, str]:
+    """Family per feature, from the catalogue; a name it lacks is a family of its own."""
+    from riskml.features.catalog import CATALOG
+
+    known = {feature.name: str(feature.family) for feature in CATALOG}
+    return {name: known.get(name, name) for name in names}
+
+
+def _dataset(data: Dataset | str | Path) -> Dataset:
+    if isinstance(data, (str, Path)):
+        from riskml.tables.build import read_dataset
+
+        return read_dataset(Path(data))
+    return data
+
+
+def _prepare(data: Dataset, recipe: Recipe, fit_end: TimeLike | None, calibrate_end: TimeLike | None) -> _Job:
+    import torch
+
+    info = data.info
+    splits = make_splits(
+        data.ts,
+        info.interval,
+        info.horizons,
+        recipe.split,
+        fit_end=fit_end,
+        calibrate_end=calibrate_end,
+    )
+    markets = fitted_markets(data.markets)
+    families = feature_families(data.feature_names)
+    roles = FeatureRoles.of(data.feature_names, recipe.network, families)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = MarketNet(recipe.network, roles, len(info.horizons))
+    n_rows = int(np.searchsorted(data.ts, splits.data_end))
+    return _Job(data, recipe, splits, markets, families, net, make_panel(data, markets, roles.har, n_rows))
+
+
+def _start(job: _Job) -> Start:
+    def stacked(values: FloatND) -> FloatND:
+        chosen = job.cut(values)
+        return chosen.reshape((-1, *chosen.shape[2:]))
+
+    data = job.data
+    rows = np.repeat(job.rows("train"), len(job.markets)) & job.panel.usable.T.ravel()
+    return initialise(
+        job.net,
+        stacked(data.features),
+        stacked(data.mae),
+        stacked(data.variance),
+        stacked(data.stress),
+        rows,
+    )
+
+
+def _identity(job: _Job) -> dict[str, Any]:
+    """What a resumed fit has to share with the one that was cut off."""
+    info = job.data.info
+    return {
+        "recipe": job.recipe.to_dict(),
+        "splits": job.splits.to_dict(),
+        "features": list(job.data.feature_names),
+        "fingerprint": info.fingerprint,
+        "data_hashes": dict(info.data_hashes),
+        "markets": [market.symbol for market in job.data.markets],
+    }
+
+
+def _open_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
+    """Make the RUN folder ready: an old result goes first, so that a failure leaves no stale one."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file", fix="choose another --out folder")
+    file = folder / _IDENTITY
+    if resume and file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differing = sorted(key for key in identity if before.get(key) != json.loads(json.dumps(identity[key])))
+        if differing:
+            raise ConfigError(
+                f"{folder} was fitted with another {' and '.join(differing)}; a fit resumes only where it stopped",
+                fix="leave out --resume, or choose another --out folder",
+            )
+    elif folder.is_dir() and any(folder.iterdir()) and not file.is_file():
+        raise ConfigError(f"{folder} holds something else than a run", fix="choose another --out folder")
+    elif folder.is_dir():
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (RUN_FILE, METRICS_FILE, MODEL_FILE):
+        (folder / name).unlink(missing_ok=True)
+    write_json(file, identity)
+
+
+def _calibrate(job: _Job) -> tuple[Calibration, DenseForecast]:
+    """Fit the calibration on fit and calibrate rows, write it into the network, forecast again."""
+    import torch
+
+    info = job.data.info
+    forecast = forecast_panel(job.net, job.panel)
+    rows = job.rows("fit") | job.rows("calibrate")
+    mae = np.where(rows[:, None, None, None], job.cut(job.data.mae), np.nan)
+    if not np.isfinite(mae[:, 0] + forecast.sigma[:, 0]).any() and not np.isfinite(mae + forecast.sigma).any():
+        raise DataError("no row of the fit and calibrate parts has a forecast and a target")
+    calibration = fit_calibration(forecast.sigma, forecast.nu, mae, info.horizons, interval=info.interval)
+    job.net.log_scale.copy_(torch.from_numpy(calibration.log_scale))
+    calibrated = DenseForecast(
+        np.asarray(calibration.apply(forecast.sigma)), forecast.nu, forecast.variance, forecast.stress
+    )
+    return calibration, calibrated
+
+
+def _describe(
+    job: _Job, start: Start, fitted: Fitted, calibration: Calibration, forecast: DenseForecast
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """``metrics.json`` and ``run.json``."""
+    data, info = job.data, job.data.info
+    features, variance, mae = job.cut(data.features), job.cut(data.variance), job.cut(data.mae)
+    har_names = [job.net.roles.names[index] for index in job.net.roles.har]
+    terms = features[:, :, list(job.net.roles.har)].astype(np.float64)
+    train_rows = job.rows("train")[:, None] & job.panel.usable.T
+    hars = plain_har(terms, variance, train_rows)
+    flat = terms.reshape(-1, terms.shape[-1])
+    baseline = np.stack([har.predict(flat) for har in hars], axis=1).reshape(variance.shape)
+    baseline[~job.panel.usable.T] = np.nan
+    metrics: dict[str, float] = {"epoch": float(fitted.epoch), "validation_loss": fitted.history[fitted.epoch + 1]["validation_loss"]}
+    metrics["start_validation_loss"] = fitted.history[0]["validation_loss"]
+    for part in ("train", "validation", "calibrate"):
+        metrics |= part_metrics(
+            part, job.rows(part), forecast, baseline, mae, variance, info.horizons, calibration.power
+        )
+    fit_rows = job.rows("fit")
+    record = {
+        "riskml_version": riskml.__version__,
+        "recipe": job.recipe.to_dict(),
+        "seed": job.recipe.seed,
+        "interval": info.interval,
+        "horizons": list(info.horizons),
+        "markets": [market.symbol for market in data.markets],
+        "venues": [market.venue for market in data.markets],
+        "fitted_markets": [data.markets[index].symbol for index in job.markets],
+        "features": list(data.feature_names),
+        "families": job.families,
+        "feature_fingerprint": info.fingerprint,
+        "data_hashes": dict(info.data_hashes),
+        **job.splits.to_dict(),
+        "metrics": metrics,
+        "feature_bounds": feature_bounds(features, fit_rows[:, None] & job.panel.usable.T, data.feature_names),
+        "reference_sigma": reference_sigma(
+            forecast.sigma, fit_rows, [data.markets[index].symbol for index in job.markets]
+        ),
+        "fallback": fallback_law(
+            features, variance, train_rows, data.feature_names, (har_names, hars), start
+        ),
+        "calibration_power": calibration.power.tolist(),
+        "calibration_log_scale": calibration.log_scale.tolist(),
+        "weights_sha256": weights_hash(job.net.state_dict()),
+    }
+    return metrics, record

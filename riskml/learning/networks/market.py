@@ -1,0 +1,263 @@
+"""The network behind ``market.onnx``: a log-HAR law, and what a small network adds to it.
+
+::
+
+    ln variance_h = log-HAR_h(last bar) + season_h(hour of the week) + delta_h
+    ln sigma_hs   = 1/2 ln variance_h + constant_hs + delta_hs          s = down, up
+    nu_h          = 2.2 + 27.8 logistic(constant_h + delta_h)
+    stress_h      = 1 - exp(-(hazard_1 + ... + hazard_h))                so it rises with h
+
+Every delta is a linear map of the last bar's features plus a joint layer over these, the
+sequence part and the mean of both over the markets that are present. All start at zero: an
+unfitted network *is* the log-HAR half-t law. Slow features enter only at the last bar; fed as
+sequences they let the network recognise dates.
+
+Missing values: a feature that is masked, NaN or infinite counts as its fit mean, so the output
+is finite whatever comes in; a market without any log-variance feature leaves the pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from riskml.errors import DataError
+from riskml.learning.networks.tcn import CausalTcn
+from riskml.learning.recipe import NetworkSpec
+
+NU_LOW, NU_HIGH = 2.2, 30.0
+"""Bounds of nu: below 2 the variance is infinite, and above 30 the law is a half-normal."""
+FEATURE_CLIP = 5.0
+"""Network inputs end at this many fit standard deviations."""
+SKIP_CLIP = 10.0
+"""The skip follows its features further, since a crash is where it is needed."""
+MAX_DELTA = 2.0
+"""Largest correction of a log variance or log scale by the network."""
+MAX_HAZARD = 20.0
+_LARGE = 1e30
+N_SEASONS = 168
+SEASON_FEATURE = "hour_of_week"
+LOADING_FEATURES = ("factor_loading_1", "factor_loading_2")
+
+
+@dataclass(frozen=True)
+class FeatureRoles:
+    """Which column of the feature axis does what."""
+
+    names: tuple[str, ...]
+    """All features, in the order of the last axis."""
+    har: tuple[int, ...]
+    """Log-variance columns of the skip."""
+    sequence: tuple[int, ...]
+    """Columns that the sequence part reads."""
+    level: int | None
+    """Column subtracted from log variances in the sequence part."""
+    static: tuple[int, ...]
+    """Columns read at the last bar: all but the season."""
+    season: int | None
+    """Column of the hour of the week."""
+    loadings: tuple[int | None, ...]
+    """Columns of the factor loadings."""
+    families: tuple[tuple[int, ...], ...]
+    """Groups of static columns that are dropped together."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], spec: NetworkSpec, families: Mapping[str, str]) -> FeatureRoles:
+        """Find the roles by name.
+
+        Parameters
+        ----------
+        names : features in the order of the last axis.
+        spec : names of the skip and of the sequence part.
+        families : family per feature; one that is not listed is a family of its own.
+
+        Raises
+        ------
+        DataError : a feature of the skip is missing, or a feature appears twice.
+        """
+        place = {name: index for index, name in enumerate(names)}
+        missing = [name for name in spec.har_features if name not in place]
+        if missing:
+            raise DataError(
+                f"the dataset lacks {', '.join(missing)}, on which the log-HAR skip stands",
+                fix="build the dataset with the volatility family",
+            )
+        if len(place) != len(names):
+            raise DataError("a feature appears twice in the dataset")
+        season = place.get(SEASON_FEATURE)
+        groups: dict[str, list[int]] = {}
+        for name, index in place.items():
+            # The skip reads the volatility family unmasked, so there is nothing to gain in dropping it whole.
+            if index != season and families.get(name) != "volatility":
+                groups.setdefault(families.get(name, name), []).append(index)
+        return cls(
+            names=tuple(names),
+            har=tuple(place[name] for name in spec.har_features),
+            sequence=tuple(place[name] for name in spec.sequence_features if name in place),
+            level=place.get(spec.sequence_level),
+            static=tuple(index for index in range(len(names)) if index != season),
+            season=season,
+            loadings=tuple(place.get(name) for name in LOADING_FEATURES),
+            families=tuple(tuple(group) for group in groups.values()),
+        )
+
+
+@dataclass(frozen=True)
+class MarketLaw:
+    """Output of the network; every tensor may have leading axes for chunk and bar."""
+
+    log_variance: Tensor
+    """[..., n_horizons] ln of the realised variance to come."""
+    log_sigma: Tensor
+    """[..., n_horizons, 2] ln of the half-t scale."""
+    nu: Tensor
+    """[..., n_horizons]."""
+    hazard: Tensor
+    """[..., n_horizons] cumulated hazard of a stress onset."""
+    nu_delta: Tensor
+    """[..., n_horizons] deviation of logit nu from its constant, for the penalty."""
+
+
+class MarketNet(nn.Module):
+    """Forecast the excursion law of every market from windows of features.
+
+    Parameters
+    ----------
+    spec : shape of the network.
+    roles : what each feature is for.
+    n_horizons : number of horizons, in rising order.
+    """
+
+    def __init__(self, spec: NetworkSpec, roles: FeatureRoles, n_horizons: int) -> None:
+        super().__init__()
+        self.spec, self.roles, self.n_horizons = spec, roles, n_horizons
+        n_features, n_static = len(roles.names), len(roles.static)
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+        self.register_buffer("loading_default", torch.zeros(2))
+        self.register_buffer("log_scale", torch.zeros(n_horizons, 2))
+        self.register_buffer("sequence_map", torch.zeros(n_features, len(roles.sequence)))
+        self.register_buffer("log_variance_bounds", torch.tensor([[-40.0, 10.0]]).repeat(n_horizons, 1))
+        self.har = nn.Linear(len(roles.har), n_horizons)
+        self.season = nn.Parameter(torch.zeros(N_SEASONS, n_horizons))
+        self.sigma_constant = nn.Parameter(torch.zeros(n_horizons, 2))
+        self.nu_constant = nn.Parameter(torch.zeros(n_horizons))
+        self.hazard_constant = nn.Parameter(torch.full((n_horizons,), -5.0))
+        self.tcn = CausalTcn(len(roles.sequence) + 1, spec.channels, spec.dilations, spec.dropout)
+        self.joint = nn.Linear(2 * (n_static + spec.channels), spec.hidden)
+        self.dropout = nn.Dropout(spec.dropout)
+        n_outputs = 5 * n_horizons
+        self.head = nn.Linear(spec.hidden, n_outputs, bias=False)
+        self.direct = nn.Linear(n_static, n_outputs, bias=False)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.direct.weight)
+        self.receptive_field = self.tcn.receptive_field
+
+    def forward(
+        self, features: Tensor, feature_mask: Tensor, market_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The graph: forecasts after the last bar of the window.
+
+        Parameters
+        ----------
+        features : float32 [n_markets, n_bars, n_features], n_bars >= the receptive field.
+        feature_mask : bool, same shape; True = present.
+        market_mask : bool [n_markets]; True = the market takes part in pooling.
+
+        Returns
+        -------
+        sigma [n_markets, n_horizons, 2], nu, variance, stress [n_markets, n_horizons] and
+        loadings [n_markets, 2].
+        """
+        window = features[:, -self.receptive_field :]
+        mask = feature_mask[:, -self.receptive_field :]
+        law = self.law(window.unsqueeze(0), mask.unsqueeze(0), market_mask.unsqueeze(0))
+        sigma = torch.exp(law.log_sigma[0, :, -1] + self.log_scale)
+        variance = torch.exp(law.log_variance[0, :, -1])
+        stress = 1.0 - torch.exp(-law.hazard[0, :, -1])
+        loadings = self._loadings(features[:, -1], feature_mask[:, -1])
+        return sigma, law.nu[0, :, -1], variance, stress, loadings
+
+    def law(
+        self, features: Tensor, feature_mask: Tensor, market_mask: Tensor, keep: Tensor | None = None
+    ) -> MarketLaw:
+        """The law at every bar that has a full receptive field.
+
+        Parameters
+        ----------
+        features : [n_chunks, n_markets, n_bars, n_features].
+        feature_mask : bool, same shape.
+        market_mask : bool [n_chunks, n_markets].
+        keep : [n_chunks, n_features] 0 or 1; features taken away in training (not from the skip).
+
+        Returns
+        -------
+        MarketLaw : tensors [n_chunks, n_markets, n_bars - receptive_field + 1, ...], without the
+            calibration of the scale.
+        """
+        valid = feature_mask & (features.abs() < _LARGE)
+        standard = torch.where(valid, (features - self.mean) / self.scale, torch.zeros_like(features))
+        context = self.receptive_field - 1
+        last = standard[:, :, context:]
+        inputs = standard.clamp(-FEATURE_CLIP, FEATURE_CLIP)
+        if keep is not None:
+            inputs = inputs * keep[:, None, None, :]
+        present = valid[..., list(self.roles.har)].any(dim=-1) & market_mask[:, :, None]
+
+        skip = self.har(last[..., list(self.roles.har)].clamp(-SKIP_CLIP, SKIP_CLIP))
+        skip = skip + self._season(features[:, :, context:], valid[:, :, context:])
+        static = inputs[:, :, context:, list(self.roles.static)]
+        delta = self._delta(inputs, static, present)
+        return self._assemble(skip, delta)
+
+    def _delta(self, inputs: Tensor, static: Tensor, present: Tensor) -> Tensor:
+        """What the network adds, [n_chunks, n_markets, n_positions, 5 n_horizons]."""
+        n_chunks, n_markets = inputs.shape[0], inputs.shape[1]
+        sequence = torch.cat([inputs @ self.sequence_map, present.unsqueeze(-1).to(inputs.dtype)], dim=-1)
+        encoded = self.tcn(sequence.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
+        encoded = encoded.reshape(n_chunks, n_markets, -1, self.spec.channels)
+        own = torch.cat([static, encoded], dim=-1)
+        weight = present[:, :, self.receptive_field - 1 :].unsqueeze(-1).to(own.dtype)
+        pooled = (own * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
+        hidden = self.joint(torch.cat([own, pooled.expand_as(own)], dim=-1))
+        return self.head(self.dropout(nn.functional.silu(hidden))) + self.direct(static)
+
+    def _assemble(self, skip: Tensor, delta: Tensor) -> MarketLaw:
+        n = self.n_horizons
+        bounded = MAX_DELTA * torch.tanh(delta / MAX_DELTA)
+        low, high = self.log_variance_bounds[:, 0], self.log_variance_bounds[:, 1]
+        log_variance = torch.minimum(torch.maximum(skip + bounded[..., :n], low), high)
+        side = self.sigma_constant + bounded[..., n : 3 * n].unflatten(-1, (n, 2))
+        nu_delta = bounded[..., 3 * n : 4 * n]
+        nu = NU_LOW + (NU_HIGH - NU_LOW) * torch.sigmoid(self.nu_constant + nu_delta)
+        step = torch.exp((self.hazard_constant + delta[..., 4 * n :]).clamp(-16.0, 3.0))
+        # Unrolled sums: cumsum has no deterministic kernel on every device.
+        hazards = [step[..., 0]]
+        for index in range(1, n):
+            hazards.append(hazards[-1] + step[..., index])
+        hazard = torch.stack(hazards, dim=-1).clamp(max=MAX_HAZARD)
+        return MarketLaw(log_variance, 0.5 * log_variance.unsqueeze(-1) + side, nu, hazard, nu_delta)
+
+    def _season(self, features: Tensor, valid: Tensor) -> Tensor | float:
+        if self.roles.season is None:
+            return 0.0
+        known = valid[..., self.roles.season]
+        raw = torch.where(known, features[..., self.roles.season], torch.zeros_like(features[..., 0]))
+        hour = raw.clamp(0, N_SEASONS - 1).round().long()
+        return nn.functional.embedding(hour, self.season) * known.unsqueeze(-1).to(features.dtype)
+
+    def _loadings(self, features: Tensor, mask: Tensor) -> Tensor:
+        columns = []
+        for factor, index in enumerate(self.roles.loadings):
+            default = self.loading_default[factor].expand(features.shape[0])
+            if index is None:
+                columns.append(default)
+                continue
+            known = mask[:, index] & (features[:, index].abs() < _LARGE)
+            columns.append(torch.where(known, features[:, index], default))
+        loadings = torch.stack(columns, dim=-1).clamp(-1.0, 1.0)
+        norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True))
+        return loadings * (0.999 / norm.clamp(min=0.999))

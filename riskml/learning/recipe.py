@@ -1,0 +1,251 @@
+"""Recipes: everything that a fit decides, in one TOML file under ``training/recipes``.
+
+A recipe is read into frozen dataclasses. The defaults live here, in one place; a file
+states what differs. Reading collects every mistake before it raises.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from riskml.errors import ConfigError, Problem, nearest
+
+_HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
+_SEQUENCE = ("log_parkinson_1h", "return_1h", "market_return_24h", "taker_imbalance_24h", "funding_rate_8h")
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Where the range is cut when no date is given."""
+
+    fit_fraction: float = 0.70
+    """Share of the range that is fitted."""
+    calibrate_fraction: float = 0.85
+    """Share of the range before the end of the calibrate part; the rest is never touched."""
+    validation_fraction: float = 0.10
+    """Tail of the fit part that chooses the epoch; it is not calibrated on."""
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Shape of the network and the roles of features; names that a dataset lacks are left out."""
+
+    channels: int = 24
+    """Channels of the sequence part."""
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Dilation per layer; the receptive field, 1 + 2 sum, has to be at most ``n_bars``."""
+    hidden: int = 48
+    """Width of the joint layer."""
+    n_bars: int = 64
+    """Window that the market graph is given."""
+    dropout: float = 0.25
+    """Dropout inside the sequence part and before the heads."""
+    channel_dropout: float = 0.15
+    """Chance that one input feature is taken away, for a whole chunk and all markets."""
+    family_dropout: float = 0.05
+    """Chance that a whole family of features is taken away likewise."""
+    har_features: tuple[str, ...] = _HAR
+    """Log-variance features of the skip connection."""
+    sequence_features: tuple[str, ...] = _SEQUENCE
+    """Fast inputs of the sequence part; slow ones there memorise the calendar."""
+    sequence_level: str = "log_har_7d"
+    """Subtracted from log variances in the sequence part, which then sees shape, not level."""
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """Weights of the training loss."""
+
+    half_t: float = 1.0
+    """Half-t likelihood of the excursions, mean over sides and horizons."""
+    qlike: float = 1.0
+    """QLIKE of the variance, mean over horizons."""
+    stress: float = 0.5
+    """Cross-entropy of the stress onset."""
+    nu_penalty: float = 0.02
+    """Squared deviation of logit nu from its constant; single shocks drive nu to its bound otherwise."""
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How the network is fitted."""
+
+    epochs: int = 10
+    """Most passes over the fit part."""
+    patience: int = 4
+    """Epochs without a better validation loss before the fit ends."""
+    chunk_bars: int = 192
+    """Loss positions per chunk; the chunk also carries the receptive field before them."""
+    batch_chunks: int = 4
+    """Chunks (of all markets each) per step."""
+    learning_rate: float = 2e-3
+    """Peak of the cosine schedule."""
+    weight_decay: float = 0.2
+    """AdamW decay of network weights; the skip, constants and biases are not decayed."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    averaging: float = 0.98
+    """Decay per step of the exponential average of weights, which is what is kept."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete fit, apart from the data."""
+
+    name: str
+    seed: int = 7
+    split: SplitSpec = field(default_factory=SplitSpec)
+    network: NetworkSpec = field(default_factory=NetworkSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON form; :func:`parse_recipe` reads it back."""
+        return _plain(asdict(self))
+
+
+def recipe_folder() -> Path:
+    """Folder of the released recipes: package data when installed, the repository otherwise."""
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "training" / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the released recipes."""
+    return sorted(file.stem for file in recipe_folder().glob("*.toml"))
+
+
+def load_recipe(name_or_file: str | Path) -> Recipe:
+    """Read a released recipe by name, or any TOML file.
+
+    Raises
+    ------
+    ConfigError : unknown name, unreadable file, unknown key, wrong type or value out of range;
+        all mistakes of a file at once.
+    """
+    file = Path(name_or_file)
+    if file.suffix != ".toml":
+        known = recipe_names()
+        if str(name_or_file) not in known:
+            raise ConfigError(
+                f"there is no recipe '{name_or_file}'.{nearest(str(name_or_file), known)}",
+                fix=f"use one of {', '.join(known)}, or the path of a .toml file",
+            )
+        file = recipe_folder() / f"{name_or_file}.toml"
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {file} does not exist", fix="check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {file} is not valid TOML: {error}") from error
+    return parse_recipe({"name": file.stem, **raw}, where=str(file))
+
+
+def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Build a recipe from its plain form, after checking all of it."""
+    problems: list[Problem] = []
+    sections = {"split": SplitSpec, "network": NetworkSpec, "loss": LossSpec, "training": TrainingSpec}
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key in sections and isinstance(value, Mapping):
+            values[key] = _read_section(key, value, sections[key](), problems)
+        elif key in ("name", "seed") and isinstance(value, str if key == "name" else int):
+            values[key] = value
+        elif key in (*sections, "name", "seed"):
+            problems.append(Problem("recipe-type", f"'{key}' has the wrong type ({type(value).__name__})"))
+        else:
+            hint = nearest(key, [*sections, "name", "seed"])
+            problems.append(Problem("recipe-key", f"there is no section '{key}'.{hint}"))
+    if "name" not in raw:
+        problems.append(Problem("recipe-name", "'name' is required"))
+    if not problems:
+        recipe = Recipe(**values)
+        problems += _out_of_range(recipe)
+    if problems:
+        raise ConfigError.from_problems(problems, f"{where} is not usable")
+    return recipe
+
+
+def with_seed(recipe: Recipe, seed: int | None) -> Recipe:
+    """The recipe with another seed; None keeps its own."""
+    return recipe if seed is None else replace(recipe, seed=int(seed))
+
+
+def _read_section(name: str, raw: Mapping[str, Any], default: Any, problems: list[Problem]) -> Any:
+    known = {item.name: getattr(default, item.name) for item in fields(default)}
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in known:
+            problems.append(Problem("recipe-key", f"[{name}] has no key '{key}'.{nearest(key, known)}"))
+            continue
+        converted = _convert(value, known[key])
+        if converted is None:
+            wanted = type(known[key]).__name__
+            problems.append(Problem("recipe-type", f"[{name}] {key} has to be a {wanted}, found {value!r}"))
+            continue
+        values[key] = converted
+    return replace(default, **values)
+
+
+def _convert(value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``; None when it is of another type."""
+    if isinstance(default, tuple):
+        kind = type(default[0])
+        right = isinstance(value, (list, tuple)) and all(type(item) is kind for item in value)
+        return tuple(value) if right else None
+    if isinstance(default, float) and type(value) in (int, float):
+        return float(value)
+    return value if type(value) is type(default) else None
+
+
+def _out_of_range(recipe: Recipe) -> list[Problem]:
+    network, training, split, loss = recipe.network, recipe.training, recipe.split, recipe.loss
+    field_bars = 1 + 2 * sum(network.dilations)
+    rules = [
+        (0 < split.fit_fraction < split.calibrate_fraction <= 1, "[split] 0 < fit < calibrate <= 1 is required"),
+        (0 < split.validation_fraction < 0.5, "[split] validation_fraction has to lie in (0, 0.5)"),
+        (min(network.channels, network.hidden) >= 1, "[network] channels and hidden have to be at least 1"),
+        (
+            bool(network.dilations) and min(network.dilations, default=0) >= 1,
+            "[network] dilations have to be at least 1",
+        ),
+        (
+            field_bars <= network.n_bars,
+            f"[network] the dilations see {field_bars} bars, more than n_bars = {network.n_bars}",
+        ),
+        (
+            all(0 <= p < 1 for p in (network.dropout, network.channel_dropout, network.family_dropout)),
+            "[network] a dropout has to lie in [0, 1)",
+        ),
+        (bool(network.har_features), "[network] har_features must not be empty"),
+        (
+            min(training.epochs, training.patience, training.chunk_bars, training.batch_chunks) >= 1,
+            "[training] epochs, patience, chunk_bars and batch_chunks have to be at least 1",
+        ),
+        (
+            training.learning_rate > 0 and training.gradient_clip > 0,
+            "[training] learning_rate and gradient_clip have to be positive",
+        ),
+        (
+            training.weight_decay >= 0 and training.warmup_steps >= 0,
+            "[training] weight_decay and warmup_steps must not be negative",
+        ),
+        (0 <= training.averaging < 1, "[training] averaging has to lie in [0, 1)"),
+        (
+            min(loss.half_t, loss.qlike) > 0 and min(loss.stress, loss.nu_penalty) >= 0,
+            "[loss] half_t and qlike have to be positive, the others not negative",
+        ),
+    ]
+    return [Problem("recipe-range", message) for holds, message in rules if not holds]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,141 @@
+"""Experiment tracking with MLflow: parameters, metrics in batches, plots, the bundle.
+
+The default store is one SQLite file beside the run folders. Tracking is a record, not a
+part of the result: nothing in the RUN folder depends on what the store holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from riskml.errors import ConfigError, missing_extra
+from riskml.learning.runs import PLOTS, TRACKING_FILE, write_json
+
+EXPERIMENT = "riskml"
+_METRICS_PER_CALL = 1000
+"""MLflow's limit; one call per metric would take 10 ms each."""
+
+
+def default_tracking_uri(run: str | Path) -> str:
+    """The SQLite store beside a run folder."""
+    return f"sqlite:///{Path(run).resolve().parent / 'mlflow.db'}"
+
+
+def track_run(
+    run: Path,
+    name: str,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, float]],
+    tracking_uri: str | None = None,
+) -> str:
+    """Record a finished run and remember its id in ``tracking.json``.
+
+    Parameters
+    ----------
+    run : RUN folder; its plots are logged.
+    name : of the run in the store.
+    parameters : nested; logged flat with dots.
+    metrics : final values.
+    history : one mapping per epoch, with the key ``epoch``.
+    tracking_uri : any MLflow address; None = :func:`default_tracking_uri`.
+
+    Returns
+    -------
+    str : the id of the run in the store.
+
+    Raises
+    ------
+    ConfigError : the store cannot be reached or is not supported.
+    """
+    uri = tracking_uri or default_tracking_uri(run)
+    client, run_id = _create_run(uri, run, name)
+    from mlflow.entities import Metric, Param
+
+    flat = {key: str(value)[:500] for key, value in _flatten(parameters).items()}
+    client.log_batch(run_id, params=[Param(key, value) for key, value in flat.items()])
+    # MLflow wants a time per metric; the step orders them, and a fixed time keeps reruns comparable.
+    points = [
+        Metric(key, float(value), 0, int(row["epoch"]))
+        for row in history
+        for key, value in row.items()
+        if key != "epoch"
+    ]
+    points += [Metric(key, float(value), 0, len(history)) for key, value in metrics.items()]
+    for begin in range(0, len(points), _METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=points[begin : begin + _METRICS_PER_CALL])
+    if (run / PLOTS).is_dir():
+        client.log_artifacts(run_id, str(run / PLOTS), "plots")
+    client.set_terminated(run_id)
+    write_json(run / TRACKING_FILE, {"tracking_uri": uri, "run_id": run_id})
+    return run_id
+
+
+def track_bundle(run: Path, bundle: Path) -> bool:
+    """Attach a bundle to the tracked run; False when the run is not tracked.
+
+    Raises
+    ------
+    ConfigError : the store of the run cannot be reached.
+    """
+    file = run / TRACKING_FILE
+    if not file.is_file():
+        return False
+    place = json.loads(file.read_text(encoding="utf-8"))
+    client = _client(place["tracking_uri"])
+    try:
+        client.log_artifacts(place["run_id"], str(bundle), "bundle")
+    except Exception as error:  # mlflow and the drivers below it raise unrelated types
+        raise _unreachable(place["tracking_uri"], error) from error
+    return True
+
+
+def _create_run(uri: str, run: Path, name: str) -> tuple[Any, str]:
+    try:
+        client = _client(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            # With SQLite, MLflow's default would put artifacts into the current folder.
+            local = uri.startswith("sqlite:")
+            artifacts = (run.resolve().parent / "mlartifacts").as_uri() if local else None
+            identifier = client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        else:
+            identifier = experiment.experiment_id
+        return client, client.create_run(identifier, run_name=name).info.run_id
+    except ConfigError:
+        raise
+    except Exception as error:  # mlflow and the drivers below it raise unrelated types
+        raise _unreachable(uri, error) from error
+
+
+def _client(uri: str) -> Any:
+    if uri.startswith("file:") or "://" not in uri:
+        raise ConfigError(
+            f"'{uri}' is a file store, which MLflow no longer takes",
+            fix="use sqlite:///path/mlflow.db or the address of a tracking server",
+        )
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        from mlflow.tracking import MlflowClient
+    except ImportError as error:
+        raise missing_extra("mlflow", "train") from error
+    return MlflowClient(tracking_uri=uri)
+
+
+def _unreachable(uri: str, error: Exception) -> ConfigError:
+    return ConfigError(f"the tracking store {uri} cannot be used: {error}", fix="check --tracking-uri")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

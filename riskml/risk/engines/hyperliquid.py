@@ -1,0 +1,114 @@
+"""Hyperliquid's static leverage tiers.
+
+``MM = N rate_n - deduction_n`` with ``rate_n = 1 / (2 max_leverage_n)`` and
+``deduction_n = deduction_{n-1} + lower_n (rate_n - rate_{n-1})`` (continuous in N);
+``IM = N / leverage``; an account is liquidated when equity < MM. Source: Hyperliquid's documentation
+(margining, liquidations, margin tiers); the tiers are dated facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from riskml.arrays import Float1D
+from riskml.errors import DataError
+from riskml.facts import load_facts, valid_at
+from riskml.risk.accounts import AccountBook
+from riskml.risk.engines.interface import EngineMargins, current_marks, sum_by_account
+
+
+@dataclass(frozen=True)
+class TierTable:
+    """Maintenance tiers of one market."""
+
+    lower_usd: Float1D
+    """[n_tiers] notional from which the tier holds; the first is 0."""
+    max_leverage: Float1D
+    """[n_tiers]."""
+
+    @property
+    def rate(self) -> Float1D:
+        """Maintenance rate [n_tiers]."""
+        return np.asarray(0.5 / self.max_leverage)
+
+    @property
+    def deduction(self) -> Float1D:
+        """Amount that makes maintenance continuous at each tier's lower bound [n_tiers]."""
+        rate = self.rate
+        return np.cumsum(self.lower_usd * np.diff(rate, prepend=rate[0]))
+
+    def tier(self, notional_usd: Float1D) -> np.ndarray:
+        """Tier of each notional [n] int64."""
+        return np.searchsorted(self.lower_usd, np.abs(notional_usd), side="right") - 1
+
+    def maintenance_usd(self, notional_usd: Float1D) -> Float1D:
+        """Maintenance of each notional [n]."""
+        tier = self.tier(notional_usd)
+        return np.asarray(np.abs(notional_usd) * self.rate[tier] - self.deduction[tier])
+
+    def initial_usd(self, notional_usd: Float1D) -> Float1D:
+        """Initial margin at the highest leverage allowed [n]: ``2 MM``."""
+        return 2.0 * self.maintenance_usd(notional_usd)
+
+
+def tier_table(symbol: str, ts: int) -> TierTable:
+    """The tiers of a symbol that were in force at ``ts``; the default for an unlisted one."""
+    facts = load_facts("hyperliquid_tiers")
+    entry: dict[str, Any] = valid_at(facts["symbol"].get(symbol, facts["default"]), ts)
+    tiers = entry["tiers"]
+    return TierTable(
+        np.asarray([tier["lower_usd"] for tier in tiers], dtype=np.float64),
+        np.asarray([tier["max_leverage"] for tier in tiers], dtype=np.float64),
+    )
+
+
+def liquidation_price(
+    price: float, size: float, margin_available: float, maintenance_leverage: float
+) -> float:
+    """Price at which one position's equity meets maintenance.
+
+    ``p - side margin_available / |size| / (1 - side / maintenance_leverage)``.
+
+    Parameters
+    ----------
+    price : current mark.
+    size : base units, signed.
+    margin_available : equity - maintenance at ``price``, USD.
+    maintenance_leverage : 1 / maintenance rate of the position's tier.
+
+    Returns
+    -------
+    float : <= 0 means that a long cannot be liquidated.
+
+    Raises
+    ------
+    DataError : a size of 0.
+    """
+    if size == 0.0:
+        raise DataError("a position of size 0 has no liquidation price")
+    side = 1.0 if size > 0 else -1.0
+    return price - side * margin_available / abs(size) / (1.0 - side / maintenance_leverage)
+
+
+class HyperliquidEngine:
+    """Requirements by Hyperliquid's tiers; every position stands alone, there are no offsets."""
+
+    name = "hyperliquid"
+
+    def margins(self, book: AccountBook, prices: Mapping[str, float] | None, ts: int) -> EngineMargins:
+        """Requirements of a book at ``ts``, all positions counted, whatever their venue."""
+        positions = book.positions
+        mark, _ = current_marks(positions, prices)
+        notional = np.abs(positions.size * mark)
+        maintenance, initial = np.zeros_like(notional), np.zeros_like(notional)
+        pairs, codes = positions.markets
+        for row, (_, symbol) in enumerate(pairs):
+            table = tier_table(symbol, ts)
+            mine = codes == row
+            maintenance[mine] = table.maintenance_usd(notional[mine])
+            initial[mine] = table.initial_usd(notional[mine])
+        return EngineMargins(sum_by_account(book, initial), sum_by_account(book, maintenance), maintenance)

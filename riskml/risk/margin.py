@@ -1,0 +1,126 @@
+"""From scales to requirements: the slow scale behind maintenance, add-ons, floors and rounding.
+
+Two products from one law: *initial* margin follows the fast forecast at once; *maintenance*
+follows a slow scale (a mean in logs of forecast and long-run scale) that never falls below a share
+of the scale of a stressed period, because a volatility forecast alone could not margin
+10 October 2025, and that rises at a limited rate, so that margin calls do not feed a cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from riskml.arrays import Float1D, Float3D, FloatND
+from riskml.errors import DataError
+from riskml.risk.forecast import Forecast
+from riskml.risk.policy import MarginPolicy
+
+CENT = 0.01
+ANY_MARKET = "*"
+"""Key of the reference scales of a market that was not fitted."""
+
+
+@dataclass(frozen=True)
+class ReferenceSigma:
+    """Scales of the fit part, aligned with a forecast's markets: [n_markets, n_horizons, 2]."""
+
+    stressed: Float3D
+    """Scale of a stressed period; NaN = unknown, no floor from it."""
+    long_run: Float3D
+    """Long-run scale; NaN = unknown, the forecast stands in."""
+
+
+def reference_sigma(
+    raw: Mapping[str, Mapping[str, list[list[float]]]], markets: tuple[str, ...], n_horizons: int
+) -> ReferenceSigma:
+    """Align the manifest's ``reference_sigma`` with a list of markets; ``*`` serves the unseen."""
+    unknown = np.full((n_horizons, 2), np.nan)
+
+    def aligned(kind: str) -> Float3D:
+        table = raw.get(kind, {})
+        rows = [np.asarray(table.get(name, table.get(ANY_MARKET, unknown)), dtype=np.float64) for name in markets]
+        if any(row.shape != (n_horizons, 2) for row in rows):
+            raise DataError(f"reference_sigma '{kind}' has to be [{n_horizons}][2] per market")
+        return np.stack(rows) if rows else np.empty((0, n_horizons, 2))
+
+    return ReferenceSigma(aligned("stressed"), aligned("long_run"))
+
+
+def maintenance_sigma(
+    forecast: Forecast,
+    previous: Float3D | None,
+    elapsed_h: float,
+    policy: MarginPolicy,
+    reference: ReferenceSigma | None = None,
+) -> Float3D:
+    """The slow scale behind maintenance [n_markets, n_horizons, 2].
+
+    Parameters
+    ----------
+    previous : the last result for the same markets, or None at the start; NaN rows are new markets.
+    elapsed_h : hours since ``previous``; its rise is limited to ``rate_limit_per_hour`` per hour.
+    reference : scales of the fit part; None leaves the forecast alone.
+
+    Returns
+    -------
+    float64 : NaN handling: NaN where the forecast is NaN.
+    """
+    fast = forecast.sigma
+    if reference is None:
+        stressed, long_run = np.zeros_like(fast), fast
+    else:
+        stressed = np.nan_to_num(reference.stressed)
+        long_run = np.where(np.isnan(reference.long_run), fast, reference.long_run)
+    slow = np.exp((1.0 - policy.slow_weight) * np.log(fast) + policy.slow_weight * np.log(long_run))
+    slow = np.maximum(slow, policy.stressed_floor * stressed)
+    if policy.apc == "a":  # the buffer is used up as the slow scale rises above the long-run one
+        slow = np.maximum(slow, np.minimum(1.25 * slow, 1.25 * long_run))
+    elif policy.apc == "b":
+        slow = 0.75 * slow + 0.25 * np.maximum(stressed, slow)
+    elif policy.apc == "c":
+        slow = np.maximum(slow, long_run)
+    if previous is not None and np.isfinite(policy.rate_limit_per_hour):
+        limit = previous * (1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
+        slow = np.where(np.isnan(limit), slow, np.minimum(slow, limit))
+    return slow
+
+
+def combine(
+    margin: FloatND, stressed: FloatND, gross: FloatND, policy: MarginPolicy
+) -> tuple[FloatND, FloatND]:
+    """Requirement from the law's three ratios, and whether the offset cap binds (same shape).
+
+    ``max(margin + c (stressed - margin), (1 - offset_cap) gross)``, c = ``correlation_stress``.
+    """
+    blended = margin + policy.correlation_stress * (stressed - margin)
+    capped = (1.0 - policy.offset_cap) * gross
+    return np.maximum(blended, capped), capped > blended
+
+
+def concentration_rate(top_share: Float1D, gross_usd: Float1D, policy: MarginPolicy) -> Float1D:
+    """Add-on fraction for a risk share of one market above ``concentration_start`` [n]."""
+    room = max(1.0 - policy.concentration_start, 1e-9)
+    excess = np.clip((top_share - policy.concentration_start) / room, 0.0, 1.0)
+    return np.where(gross_usd >= policy.concentration_min_usd, policy.concentration_rate * excess, 0.0)
+
+
+def liquidity_cost(exposure_usd: Float1D, liquidity_usd: Float1D, policy: MarginPolicy) -> Float1D:
+    """Cost of closing, USD [n]: ``rate |N| sqrt(|N| / liquidity)`` (square-root impact law).
+
+    NaN handling: unknown liquidity (NaN) costs nothing; no liquidity at all (0) costs the rate.
+    """
+    size = np.abs(exposure_usd)
+    ratio = np.divide(size, liquidity_usd, out=np.ones_like(size), where=liquidity_usd > 0.0)
+    cost = policy.liquidity_rate * size * np.sqrt(np.minimum(ratio, 100.0))
+    return np.where(np.isnan(liquidity_usd), 0.0, cost)
+
+
+def round_up_cents(usd: Float1D) -> Float1D:
+    """Round up to cents; a value within 1e-9 relative of a whole cent stays."""
+    cents = np.asarray(usd, dtype=np.float64) / CENT
+    nearest = np.rint(cents)
+    whole = np.abs(cents - nearest) <= 1e-9 * np.maximum(np.abs(nearest), 1.0)
+    return np.where(whole, nearest, np.ceil(cents)) / 100.0

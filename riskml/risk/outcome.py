@@ -1,0 +1,111 @@
+"""What the risk engine gets back: one row per account, in columns.
+
+:func:`riskml.risk.decisions.decide` makes them from a book, a forecast and a policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskml.arrays import AnyArray, Float1D, Float2D, Int1D
+from riskml.risk.reasons import reason_names
+from riskml.units import format_us
+
+ACTIONS = ("normal", "watch", "restrict", "deleverage")
+"""Names of ``Decisions.action``: 0 normal, 1 watch, 2 restrict, 3 deleverage."""
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Each account's risk by market, compressed by row (CSR)."""
+
+    indptr: Int1D
+    """[n_accounts + 1]; account a owns entries indptr[a] to indptr[a + 1]."""
+    symbol: AnyArray
+    """[n_entries] market symbol; volatile collateral is an entry of its market."""
+    share: Float1D
+    """[n_entries] Euler share of the account's scale; sums to 1 per account, a hedge is negative."""
+    exposure_usd: Float1D
+    """[n_entries] signed net exposure."""
+
+    def of(self, row: int) -> list[tuple[str, float, float]]:
+        """(symbol, share, exposure_usd) of one account, largest share first."""
+        span = slice(int(self.indptr[row]), int(self.indptr[row + 1]))
+        entries = zip(self.symbol[span], self.share[span], self.exposure_usd[span], strict=True)
+        return sorted(((str(s), float(c), float(e)) for s, c, e in entries), key=lambda entry: -entry[1])
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Risk and requirement of every account of a book, in the book's order."""
+
+    account_id: AnyArray
+    """[n_accounts] str."""
+    ts: int
+    """Microseconds UTC."""
+    horizons: tuple[str, ...]
+    equity_usd: Float1D
+    """Cash + collateral after haircuts + open profit."""
+    collateral_usd: Float1D
+    """Collateral after haircuts."""
+    initial_margin_usd: Float1D
+    """Needed to open or add; rounded up to cents, never below maintenance."""
+    maintenance_margin_usd: Float1D
+    """Needed to keep; rounded up to cents."""
+    liquidation_probability: Float2D
+    """[n_accounts, n_horizons]; of several pools, the likeliest."""
+    distance: Float2D
+    """[n_accounts, n_horizons] scales to liquidation; 1e6 = cannot be reached."""
+    risk_score: Float1D
+    """0-100: ``100 (1 + log10(p) / 6)`` of the longest horizon's p; 1e-6 = 0, 1 % = 67, certain = 100."""
+    action: NDArray[np.uint8]
+    """0 normal, 1 watch, 2 restrict, 3 deleverage."""
+    reasons: NDArray[np.uint64]
+    """Bits; names in :data:`riskml.risk.REASONS`."""
+    contributions: Contributions
+    barrier: AnyArray
+    """[n_accounts] whose maintenance liquidates: venue, riskml or an engine's name."""
+    barrier_margin_usd: Float1D
+    """[n_accounts] that maintenance."""
+    policy_hash: str = ""
+    bundle_id: str = ""
+    engine: str = "riskml"
+
+    def __len__(self) -> int:
+        return len(self.account_id)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One JSON-ready dict per account, horizons spelled out (``p_liq_8h``, ``distance_8h``)."""
+        return [self._row(row) for row in range(len(self))]
+
+    def _row(self, row: int) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "account_id": str(self.account_id[row]),
+            "ts": format_us(self.ts),
+            "equity_usd": float(self.equity_usd[row]),
+            "collateral_usd": float(self.collateral_usd[row]),
+            "initial_margin_usd": float(self.initial_margin_usd[row]),
+            "maintenance_margin_usd": float(self.maintenance_margin_usd[row]),
+        }
+        for column, horizon in enumerate(self.horizons):
+            result[f"p_liq_{horizon}"] = float(self.liquidation_probability[row, column])
+        for column, horizon in enumerate(self.horizons):
+            result[f"distance_{horizon}"] = float(self.distance[row, column])
+        result |= {
+            "risk_score": float(self.risk_score[row]),
+            "action": ACTIONS[int(self.action[row])],
+            "reasons": reason_names(int(self.reasons[row])),
+            "contributions": [
+                {"symbol": symbol, "share": share, "exposure_usd": exposure}
+                for symbol, share, exposure in self.contributions.of(row)
+            ],
+            "barrier": str(self.barrier[row]),
+            "barrier_margin_usd": float(self.barrier_margin_usd[row]),
+            "policy_hash": self.policy_hash,
+            "bundle_id": self.bundle_id,
+        }
+        return result

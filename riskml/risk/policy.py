@@ -1,0 +1,175 @@
+"""The margin policy: what is asked of accounts, as TOML outside the bundle.
+
+A bundle says how far price can travel; the policy says which level, over which horizon, with
+which floors and brakes. It is validated as a whole, and its hash is written into every row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from riskml.errors import ConfigError, Problem, nearest
+from riskml.units import duration_us
+
+AntiProcyclicality = Literal["none", "a", "b", "c"]
+
+
+@dataclass(frozen=True)
+class MarginPolicy:
+    """Levels, floors, brakes and action thresholds; every default lives here."""
+
+    maintenance_level: float = 0.995
+    """Level of the maintenance requirement."""
+    maintenance_horizon: str = "1h"
+    initial_level: float = 0.995
+    initial_horizon: str = "8h"
+    floor: float = 0.01
+    """Least maintenance, fraction of gross position exposure."""
+    initial_floor: float = 0.02
+    """Least initial margin, fraction of gross position exposure."""
+    offset_cap: float = 0.5
+    """Most that offsets may take off the sum of the legs' stand-alone requirements."""
+    correlation_stress: float = 0.25
+    """Weight of the worst of correlations 0 and 1, against the forecast's own."""
+    rate_limit_per_hour: float = 0.25
+    """Largest rise per hour of the slow scale behind maintenance, as a fraction; inf = none."""
+    apc: AntiProcyclicality = "none"
+    """EMIR RTS 153/2013 Art. 28: a = 25 % buffer, used up in stress; b = 25 % weight on the
+    stressed scale; c = not below the long-run scale."""
+    slow_weight: float = 0.5
+    """Weight (in logs) of the long-run scale in the slow one; 0 = the fast forecast."""
+    stressed_floor: float = 0.5
+    """Share of the stressed scale below which the slow one never falls."""
+    unknown_daily_scale: float = 0.2
+    """24 h excursion scale of a market without a forecast; a wild altcoin's, by choice."""
+    concentration_start: float = 0.5
+    """Share of an account's risk in one market from which the concentration add-on starts."""
+    concentration_rate: float = 0.1
+    """Add-on at a share of 1, fraction of the requirement; linear in between. Waived for
+    accounts below ``concentration_min_usd``."""
+    concentration_min_usd: float = 1_000_000.0
+    liquidity_rate: float = 0.05
+    """Cost of closing a position as large as the market's liquidity (depth or open interest given
+    to ``decide``), fraction of exposure; grows with the square root of the size."""
+    remote_haircut_per_hour: float = 0.005
+    """Haircut per hour of transfer of collateral that is not on the venue's chain."""
+    remote_haircut_cap: float = 0.1
+    chain_stress_haircut: float = 0.2
+    """Haircut of collateral on a chain whose stress score is 1; proportional below."""
+    unknown_asset_haircut: float = 1.0
+    """Haircut of an asset without an entry in facts/assets.toml."""
+    barrier: str = "auto"
+    """Whose maintenance liquidates: ``venue`` (given with the account), ``riskml``, the name of an
+    engine, or ``auto`` = venue where given, else riskml."""
+    action_horizon: str = "8h"
+    watch_probability: float = 0.02
+    restrict_probability: float = 0.10
+    deleverage_probability: float = 0.35
+    hysteresis: float = 0.7
+    """An action ends when its probability falls below this share of its threshold."""
+    cool_down_h: float = 1.0
+    """Least time at an action before it may ease."""
+    market_stress_probability: float = 0.5
+    """Probability of a stress onset at ``action_horizon`` from which holders are watched."""
+
+    def __post_init__(self) -> None:
+        problems = _find_problems(self)
+        if problems:
+            raise ConfigError.from_problems(problems, "the margin policy is not usable")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MarginPolicy:
+        """Build a policy; ConfigError names an unknown key and the nearest known one."""
+        known = {item.name for item in fields(cls)}
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise ConfigError(
+                f"the margin policy has no '{unknown[0]}'.{nearest(unknown[0], known)}",
+                fix=f"known keys: {', '.join(sorted(known))}",
+            )
+        return cls(**values)
+
+    @classmethod
+    def load(cls, source: MarginPolicy | str | Path | None) -> MarginPolicy:
+        """A policy from itself, a TOML file's path, or None (all defaults)."""
+        if source is None:
+            return cls()
+        if isinstance(source, MarginPolicy):
+            return source
+        path = Path(source)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"there is no policy file {path}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        return cls.from_dict(values)
+
+    @property
+    def policy_hash(self) -> str:
+        """sha256 over every value, defaults included."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+_FRACTIONS = (
+    "offset_cap",
+    "correlation_stress",
+    "slow_weight",
+    "stressed_floor",
+    "concentration_start",
+    "remote_haircut_cap",
+    "chain_stress_haircut",
+    "unknown_asset_haircut",
+    "hysteresis",
+    "market_stress_probability",
+)
+_NON_NEGATIVE = (
+    "floor",
+    "initial_floor",
+    "rate_limit_per_hour",
+    "unknown_daily_scale",
+    "concentration_rate",
+    "concentration_min_usd",
+    "liquidity_rate",
+    "remote_haircut_per_hour",
+    "cool_down_h",
+)
+
+
+def _find_problems(policy: MarginPolicy) -> list[Problem]:
+    found: list[Problem] = []
+    for name, low, high in (
+        *((name, 0.0, 1.0) for name in _FRACTIONS),
+        *((name, 0.0, math.inf) for name in _NON_NEGATIVE),
+    ):
+        value = getattr(policy, name)
+        if not _is_number(value) or not low <= value <= high:
+            found.append(Problem("out-of-range", f"{name} has to lie in [{low:g}, {high:g}], found {value!r}"))
+    for name in ("maintenance_level", "initial_level"):
+        value = getattr(policy, name)
+        if not _is_number(value) or not 0.5 <= value < 1.0:
+            found.append(Problem("out-of-range", f"{name} has to lie in [0.5, 1), found {value!r}"))
+    for name in ("maintenance_horizon", "initial_horizon", "action_horizon"):
+        try:
+            duration_us(getattr(policy, name))
+        except (ConfigError, TypeError):
+            found.append(Problem("bad-horizon", f"{name} is not a duration: {getattr(policy, name)!r}", "write 8h"))
+    if policy.apc not in ("none", "a", "b", "c"):
+        found.append(Problem("bad-apc", f"apc is none, a, b or c, found {policy.apc!r}"))
+    steps = (policy.watch_probability, policy.restrict_probability, policy.deleverage_probability)
+    if not all(_is_number(step) for step in steps) or not 0.0 < steps[0] <= steps[1] <= steps[2] <= 1.0:
+        found.append(
+            Problem("bad-thresholds", f"0 < watch <= restrict <= deleverage probability <= 1 is required, found {steps}")
+        )
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)

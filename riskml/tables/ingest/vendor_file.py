@@ -1,0 +1,184 @@
+"""What a vendor file is: its source, its name's parts, and the rows that come out of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from riskml.errors import ContractError, DataError, Problem, nearest
+from riskml.facts import load_facts
+from riskml.tables.contracts import TIME, schema
+from riskml.tables.ingest.symbols import Instrument
+from riskml.units import duration_us
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of ``facts/sources.toml``."""
+
+    name: str
+    """Name of the source."""
+    table: str
+    """Table that its rows go into."""
+    adapter: str
+    """Name of the function that makes them."""
+    pattern: re.Pattern[str]
+    """Path below the vendor folder, without ``.parquet``."""
+    lag_us: int
+    """``known_at - ts`` in microseconds."""
+    staleness_us: int
+    """Age at which a value counts as missing, in microseconds."""
+    options: Mapping[str, Any]
+    """The whole entry."""
+
+
+@dataclass(frozen=True)
+class VendorFile:
+    """A file that a source takes."""
+
+    path: Path
+    """The file."""
+    relative: str
+    """Path below the vendor folder, with forward slashes."""
+    source: Source
+    """The source whose pattern it matches."""
+    parts: Mapping[str, str]
+    """Named groups of the pattern: venue, symbol, interval, asset."""
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something that was left out on purpose."""
+
+    path: str
+    """File, relative to the vendor folder."""
+    reason: str
+    """Why."""
+    rows: int | None = None
+    """Rows left out; None = the whole file, unread."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Rows of one vendor file, by table."""
+
+    rows: dict[str, pa.Table]
+    """Rows in the contract's columns, not yet checked."""
+    instruments: tuple[Instrument, ...] = ()
+    """Contracts that the file describes."""
+    skipped: tuple[Skip, ...] = field(default=())
+    """Parts of the file that were left out on purpose."""
+    problems: tuple[Problem, ...] = field(default=())
+    """Parts that could not be used."""
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    """Every source of ``facts/sources.toml``, in order of precedence."""
+    return tuple(
+        Source(
+            entry["name"],
+            entry["table"],
+            entry["adapter"],
+            re.compile(entry["pattern"]),
+            _lag(entry["lag"]),
+            duration_us(entry["staleness"]),
+            entry,
+        )
+        for entry in load_facts("sources")["source"]
+    )
+
+
+def match_source(path: Path, relative: str) -> VendorFile | None:
+    """The file with the first source whose pattern takes it; None when there is none."""
+    stem = relative.removesuffix(".parquet")
+    for source in sources():
+        found = source.pattern.match(stem)
+        if found:
+            return VendorFile(path, relative, source, found.groupdict())
+    return None
+
+
+def read_vendor(file: VendorFile, required: tuple[str, ...]) -> pa.Table:
+    """Read a vendor file that has to have some columns.
+
+    Raises
+    ------
+    DataError : the file is truncated or no Parquet.
+    ContractError : a required column is missing.
+    """
+    try:
+        with pq.ParquetFile(file.path) as handle:
+            data = handle.read(use_threads=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        message = f"{file.relative} is truncated or no Parquet file: {str(error).splitlines()[0]}"
+        fix = "fetch the file again"
+        problem = Problem("damaged-file", message, fix, file.source.table, file.parts.get("symbol"))
+        raise DataError(message, table=file.source.table, fix=fix, problems=(problem,)) from error
+    problems = [
+        Problem(
+            "missing-column",
+            f"{file.relative} lacks column '{name}', which source '{file.source.name}' needs."
+            + nearest(name, data.column_names),
+            "fetch the file again, or add a source for its form to facts/sources.toml",
+            file.source.table,
+            file.parts.get("symbol"),
+        )
+        for name in required
+        if name not in data.column_names
+    ]
+    if problems:
+        raise ContractError.from_problems(problems, f"{file.relative} is not of its source's form")
+    return data
+
+
+def times_us(file: VendorFile, data: pa.Table, column: str) -> pa.Array:
+    """A time column as int64 microseconds UTC.
+
+    Raises
+    ------
+    ContractError : the column holds no timestamps, or null.
+    """
+    times = data.column(column).combine_chunks()
+    if not pa.types.is_timestamp(times.type) or times.null_count:
+        found = "null" if pa.types.is_timestamp(times.type) else str(times.type)
+        problem = Problem(
+            "wrong-type",
+            f"{file.relative}: column '{column}' has to hold timestamps, found {found}",
+            "fetch the file again",
+            file.source.table,
+            file.parts.get("symbol"),
+        )
+        raise ContractError.from_problems([problem], file.relative)
+    return times.cast(pa.timestamp("us", tz=times.type.tz)).cast(pa.int64())
+
+
+def make_rows(table: str, ts_us: pa.Array, lag_us: int, columns: Mapping[str, Any]) -> pa.Table:
+    """Rows of a table: times, constants repeated, columns as they are.
+
+    Parameters
+    ----------
+    table : name of the contract, which gives the order.
+    ts_us : int64 [n_rows], microseconds of the event.
+    lag_us : ``known_at - ts``.
+    columns : per column a constant ``str`` or number, or an array of n_rows.
+    """
+    known = ts_us if lag_us == 0 else pc.add(ts_us, lag_us)
+    arrays: dict[str, Any] = {"ts": ts_us.cast(TIME), "known_at": known.cast(TIME)}
+    for name, value in columns.items():
+        constant = isinstance(value, (str, float, int))
+        arrays[name] = pa.repeat(pa.scalar(value), len(ts_us)) if constant else value
+    order = [name for name in schema(table).names if name in arrays]
+    return pa.table({name: arrays[name] for name in order})
+
+
+def _lag(text: str) -> int:
+    return 0 if text == "0s" else duration_us(text)
