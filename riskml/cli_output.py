@@ -65,14 +65,14 @@ def finite(value: Any) -> Any:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """The outcome for people: text, problems, counts, and what was written."""
+    """The outcome for people: text (or the counts), problems, and what was written."""
     if outcome.text:
         print(outcome.text)
     for problem in outcome.problems[:MAX_PROBLEMS]:
         print(f"  - {problem}")
     if len(outcome.problems) > MAX_PROBLEMS:
         print(f"  ... and {len(outcome.problems) - MAX_PROBLEMS} more (--json lists all)")
-    if outcome.counts:
+    if outcome.counts and not outcome.text:
         print("  ".join(f"{name}: {number:,}" for name, number in outcome.counts.items()))
     for path in outcome.outputs:
         print(f"wrote {path}")
@@ -103,7 +103,7 @@ def text_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -121,14 +121,16 @@ class Progress:
     """Progress of long work on stderr: a bar with rich on a terminal, plain lines otherwise.
 
     Call it as ``progress(message)`` for a step, or ``progress(done, total, message)`` for a
-    share of one. A new message starts a new line; plain output is limited to one line per
-    message and ten per cent, so that logs stay short.
+    share of one. On a terminal a new message starts a new bar. Plain output shows every
+    step, and of a share one line per ten per cent and ``pause`` seconds, so that logs stay short.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, *, pause: float = 1.0) -> None:
         self._enabled = enabled
+        self._pause = pause
+        self._printed = -math.inf
         self._message: str | None = None
-        self._shown = -1
+        self._tenth = -1
         self._started = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -159,13 +161,12 @@ class Progress:
         if self._bar is not None:
             self._draw(done, total, message)
             return
-        tenth = 10 * done // total if total else 0
-        if message != self._message or tenth > self._shown:
+        now, tenth = time.monotonic(), 10 * done // total if total else 0
+        is_new = (message, tenth) != (self._message, self._tenth)
+        if isinstance(step, str) or (is_new and now - self._printed >= self._pause):
             share = f" {10 * tenth} %" if total else ""
-            print(
-                f"[{time.monotonic() - self._started:6.1f} s] {message}{share}", file=sys.stderr, flush=True
-            )
-            self._message, self._shown = message, tenth
+            print(f"[{now - self._started:6.1f} s] {message}{share}", file=sys.stderr, flush=True)
+            self._message, self._tenth, self._printed = message, tenth, now
 
     def _draw(self, done: int, total: int | None, message: str) -> None:
         if message != self._message:

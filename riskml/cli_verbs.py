@@ -31,6 +31,8 @@ EXTRAS = {
 """Which extra brings which module, for the message when one is missing."""
 
 SHOWN_ACCOUNTS = 12
+HEADLINES = ("qlike", "log_loss", "breach_rate")
+"""Metrics that the terminal shows; the file has all of them."""
 
 
 @contextmanager
@@ -50,34 +52,37 @@ def ingest(options: Namespace, progress: Progress) -> Outcome:
     """Read a folder of source files into a lake."""
     with optional_imports():
         from riskml.tables.ingest import ingest as run
-    report = run(options.kind, options.path, options.lake, progress=progress)
-    skipped = [str(name) for name in report.skipped]
-    rows = [[table, count] for table, count in report.counts.items()]
-    text = text_table(["table", "rows"], rows)
-    if skipped:
-        text += f"\nno adapter takes {len(skipped)} files, e.g. {', '.join(skipped[:3])} (--json lists all)"
+    report = run(
+        options.kind,
+        options.path,
+        options.lake,
+        progress=lambda done, total, name: progress(done, total, "ingesting"),
+    )
+    text = text_table(["what", "count"], report.counts.items())
+    if report.skipped:
+        examples = "; ".join(f"{item.path}: {item.reason}" for item in report.skipped[:3])
+        text += f"\n{len(report.skipped)} left out on purpose (--json lists all): {examples}"
+    skipped = [{"path": item.path, "reason": item.reason, "rows": item.rows} for item in report.skipped]
+    counts = dict(report.counts)
+    exit_code = FAILED if report.problems else 0
     return Outcome(
-        text,
-        (Path(options.lake),),
-        dict(report.counts),
-        tuple(report.problems),
-        FAILED if report.problems else 0,
-        {"skipped": skipped},
+        text, (Path(options.lake),), counts, tuple(report.problems), exit_code, {"skipped": skipped}
     )
 
 
 def check(options: Namespace, progress: Progress) -> Outcome:
-    """Report every problem of a lake; exit code 3 when there is one."""
+    """Report every finding of a lake; exit code 3 when there is an error among them."""
     with optional_imports():
         from riskml.tables.checks import check_lake
         from riskml.tables.lake import Lake
     progress(f"checking {options.lake}")
     report = check_lake(Lake(options.lake))
+    text = text_table(["what", "count"], report.counts.items())
     codes = Counter(problem.code for problem in report.problems)
-    summary = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-    text = f"{len(report.problems)} problems: {summary}" if report.problems else "no problems"
-    exit_code = REFUSED if report.problems else 0
-    return Outcome(text, (), dict(report.counts), tuple(report.problems), exit_code)
+    if codes:
+        text += "\n" + ", ".join(f"{count} {code}" for code, count in codes.most_common())
+    findings = (*report.errors, *report.warnings)
+    return Outcome(text, (), dict(report.counts), findings, 0 if report.ok else REFUSED)
 
 
 def build(options: Namespace, progress: Progress) -> Outcome:
@@ -233,25 +238,29 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def evaluation_text(result: Mapping[str, Any]) -> str:
-    """The pooled metrics of an evaluation, one line per metric and horizon, models side by side."""
-    pooled = [
-        row for row in result["metrics"] if row["market"] == "all" and row["side"] in ("both", "all", None)
-    ]
-    models = list(dict.fromkeys(row["model"] for row in pooled))
-    lines: dict[tuple[str, str], dict[str, float]] = {}
-    for row in pooled:
-        lines.setdefault((row["metric"], row["horizon"]), {})[row["model"]] = row["value"]
+    """The headline metrics, pooled over markets: the bundle beside every baseline on the same rows."""
+    lines: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in result["metrics"]:
+        if row["market"] == "all" and row["metric"] in HEADLINES:
+            lines.setdefault((row["metric"], row["horizon"], row["side"]), {})[row["model"]] = row["value"]
     table = text_table(
-        ["metric", "horizon", *models],
-        [[*key, *(values.get(model) for model in models)] for key, values in lines.items()],
+        ["metric", "horizon", "side", "riskml", "baselines"],
+        [
+            [
+                *key,
+                values.pop("riskml", None),
+                ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+            ]
+            for key, values in lines.items()
+        ],
     )
-    note = "  (in sample: these numbers do not count)" if result["in_sample"] else ""
+    note = " - in sample: these numbers do not count" if result["in_sample"] else ""
     return f"{result['start']} to {result['end']}, {result['rows']:,} rows{note}\n{table}"
 
 
 def action_counts(decisions: Decisions) -> dict[str, int]:
     """How many accounts each action has, ``normal`` left out."""
-    from riskml.risk.decisions import ACTIONS
+    from riskml.risk import ACTIONS
 
     counts = Counter(ACTIONS[int(code)] for code in decisions.action)
     return {name: counts[name] for name in ACTIONS[1:] if counts[name]}
@@ -259,7 +268,7 @@ def action_counts(decisions: Decisions) -> dict[str, int]:
 
 def decisions_text(decisions: Decisions) -> str:
     """The riskiest accounts as a table."""
-    from riskml.risk.decisions import ACTIONS
+    from riskml.risk import ACTIONS
 
     order = sorted(range(len(decisions)), key=lambda row: -float(decisions.risk_score[row]))
     rows = [

@@ -114,8 +114,8 @@ def _check(lake: Lake, steps: _Steps) -> str:
     from riskml.tables.checks import check_lake
 
     steps.begin("check the lake")
-    found = len(check_lake(lake).problems)
-    return f"check: {found} problems ('riskml check' lists them)" if found else "check: no problems"
+    report = check_lake(lake)
+    return f"check: {len(report.errors)} errors, {len(report.warnings)} warnings ('riskml check' lists them)"
 
 
 def _make_bundle(lake: Lake, out: Path, steps: _Steps, short: bool) -> tuple[Path, int]:

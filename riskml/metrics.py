@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -392,12 +393,18 @@ def block_bootstrap(
     n_blocks = sums.shape[0]
     if n_blocks < 5:
         return math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), size=n_draws)
-    drawn = statistic(weights.astype(np.float64) @ sums)
+    drawn = statistic(_block_weights(n_blocks, n_draws, seed) @ sums)
     drawn = drawn[np.isfinite(drawn)]
     if drawn.size == 0:
         return math.nan, math.nan
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=16)
+def _block_weights(n_blocks: int, n_draws: int, seed: int) -> Float2D:
+    """How often each block is drawn [n_draws, n_blocks]; the same for every measure of a range."""
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), size=n_draws)
+    return counts.astype(np.float64)

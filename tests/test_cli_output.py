@@ -52,7 +52,7 @@ def test_an_empty_table_is_its_headers() -> None:
 
 
 def test_plain_progress_prints_one_line_per_step_and_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress() as progress:
+    with Progress(pause=0.0) as progress:
         progress("reading")
         for done in range(1, 101):
             progress(done, 100, "building")
@@ -60,6 +60,13 @@ def test_plain_progress_prints_one_line_per_step_and_tenth(capsys: pytest.Captur
     assert "reading" in lines[0]
     assert len(lines) == 12
     assert lines[-1].endswith("building 100 %")
+
+
+def test_plain_progress_pauses_between_lines_of_one_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(pause=3600.0) as progress:
+        for done in range(1, 101):
+            progress(done, 100, "building")
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,11 +31,23 @@ class AsOfIndex:
     def _order(self) -> tuple[TimeUs, Int1D]:
         """``known_at`` in order, and the row that is the answer once that moment is reached."""
         usable_from = np.maximum(self.known_at, self.ts)
+        if _rises(usable_from) and _rises(self.ts):
+            return usable_from, np.arange(len(self.ts))
         order = np.lexsort((self.ts, usable_from))
         ts = self.ts[order]
         is_newest = ts >= np.maximum.accumulate(ts)
         place = np.maximum.accumulate(np.where(is_newest, np.arange(len(ts)), 0))
         return usable_from[order], order[place]
+
+    @cached_property
+    def _exact(self) -> tuple[TimeUs, Int1D]:
+        """Times in order of the rows that were known at their own ``ts``, and those rows."""
+        eligible = np.flatnonzero(self.known_at <= self.ts)
+        ts = self.ts[eligible]
+        if not _rises(ts):
+            order = np.lexsort((self.known_at[eligible], ts))
+            return ts[order], eligible[order]
+        return ts, eligible
 
     def rows(self, query_ts: TimeUs, staleness_us: int) -> Int1D:
         """The row in force at each query [n], or -1 (nothing known, or too old)."""
@@ -47,6 +59,23 @@ class AsOfIndex:
         usable = (reached > 0) & (query_ts - self.ts[row] <= staleness_us)
         return np.where(usable, row, -1)
 
+    def row(self, query_ts: int, staleness_us: int) -> int:
+        """:meth:`rows` for one query, without the cost of arrays."""
+        known_at, answer = self._order
+        reached = int(known_at.searchsorted(query_ts, side="right"))
+        if reached == 0:
+            return -1
+        row = int(answer[reached - 1])
+        return row if query_ts - int(self.ts[row]) <= staleness_us else -1
+
+    def exact_row(self, query_ts: int) -> int:
+        """:meth:`exact_rows` for one query, without the cost of arrays."""
+        ts, order = self._exact
+        reached = int(ts.searchsorted(query_ts, side="right"))
+        if reached == 0 or int(ts[reached - 1]) != query_ts:
+            return -1
+        return int(order[reached - 1])
+
     def exact_rows(self, query_ts: TimeUs) -> Int1D:
         """The row with ``ts == query`` that was known by then [n], or -1.
 
@@ -54,16 +83,18 @@ class AsOfIndex:
         stood when it closed.
         """
         found = np.full(len(query_ts), -1, dtype=np.int64)
-        eligible = np.flatnonzero(self.known_at <= self.ts)
-        if len(eligible) == 0:
+        ts, order = self._exact
+        if len(ts) == 0:
             return found
-        order = eligible[np.lexsort((self.known_at[eligible], self.ts[eligible]))]
-        ts = self.ts[order]
         reached = np.searchsorted(ts, query_ts, side="right")
         row = order[np.maximum(reached - 1, 0)]
         hit = (reached > 0) & (self.ts[row] == query_ts)
         found[hit] = row[hit]
         return found
+
+
+def _rises(times: TimeUs) -> bool:
+    return bool((times[1:] >= times[:-1]).all())
 
 
 def as_of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def evaluate_features(
             out[:, :, place] = value[-rows:] if np.ndim(value) else value
 
     with np.errstate(all="ignore"):
-        _evaluate([feature.expr for feature in features], rows, run, keep)
+        _evaluate(_plan(tuple(features), interval, len(ts), rows), run, keep)
         out[~np.isfinite(out)] = np.nan
     return out
 
@@ -127,31 +128,43 @@ class _Run:
         return np.asarray(np.maximum(self.start[n_bars - n_rows :] - (n_bars - n_rows), 0))
 
 
-def _evaluate(roots: Sequence[Expr], rows: int, run: _Run, keep: Callable[[Expr, AnyArray], None]) -> None:
-    """Compute every distinct node once, children first, and hand each to ``keep``."""
-    order = list(walk(*roots))
-    need = _needed_rows(order, roots, rows, run)
-    last_use = {child.text: place for place, node in enumerate(order) for child in node.children}
-    values: dict[str, AnyArray] = {}
-    for place, node in enumerate(order):
-        value = _compute(node, need[node.text], values, run)
-        keep(node, value)
-        if node.text in last_use:
-            values[node.text] = value
-        for child in node.children:
-            if last_use[child.text] == place:
-                values.pop(child.text, None)
+@dataclass(frozen=True)
+class _Plan:
+    """Which nodes to compute, in which order, and how many rows of each."""
+
+    order: tuple[Expr, ...]
+    """Every distinct node once, children first."""
+    need: dict[str, int]
+    """How many of the last rows a node has to produce."""
+    last_use: dict[str, int]
+    """Place in the order of the last node that reads a node; absent for mere results."""
 
 
-def _needed_rows(order: Sequence[Expr], roots: Sequence[Expr], rows: int, run: _Run) -> dict[str, int]:
-    """How many of the last rows each node has to produce."""
+@lru_cache(maxsize=64)
+def _plan(features: tuple[Feature, ...], interval: str, n_bars: int, rows: int) -> _Plan:
+    roots = [feature.expr for feature in features]
+    order = tuple(walk(*roots))
     need = dict.fromkeys((node.text for node in order), 0)
     need.update((root.text, rows) for root in roots)
     for node in reversed(order):
-        wanted = min(len(run.ts), need[node.text] + node.extra_bars(run.interval))
+        wanted = min(n_bars, need[node.text] + node.extra_bars(interval))
         for child in node.children:
             need[child.text] = max(need[child.text], wanted)
-    return need
+    last_use = {child.text: place for place, node in enumerate(order) for child in node.children}
+    return _Plan(order, need, last_use)
+
+
+def _evaluate(plan: _Plan, run: _Run, keep: Callable[[Expr, AnyArray], None]) -> None:
+    """Compute every node once and hand each to ``keep``; values are let go after their last use."""
+    values: dict[str, AnyArray] = {}
+    for place, node in enumerate(plan.order):
+        value = _compute(node, plan.need[node.text], values, run)
+        keep(node, value)
+        if node.text in plan.last_use:
+            values[node.text] = value
+        for child in node.children:
+            if plan.last_use[child.text] == place:
+                values.pop(child.text, None)
 
 
 def _compute(node: Expr, rows: int, values: Mapping[str, AnyArray], run: _Run) -> AnyArray:

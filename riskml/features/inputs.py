@@ -181,6 +181,12 @@ def assemble_inputs(
 
 def _value(rows: Rows, text: str) -> Float1D:
     """The column expression of a spec over the rows of a series [n_rows]."""
+    if text not in rows.derived:
+        rows.derived[text] = _derive(rows, text)
+    return rows.derived[text]
+
+
+def _derive(rows: Rows, text: str) -> Float1D:
     if text == "rate * 8 / interval_h":
         return np.asarray(rows.column("rate") * 8.0 / rows.column("interval_h"))
     if text == "inflow_usd - outflow_usd":
@@ -191,28 +197,40 @@ def _value(rows: Rows, text: str) -> Float1D:
         deviation = np.abs(rows.column("price_usd") / fair - 1.0)
         # Further than 100 % from one dollar: the row is of an asset that is not pegged to the dollar.
         return np.where(deviation < 1.0, deviation, np.nan)
-    return rows.column(text)
+    return np.ascontiguousarray(rows.column(text))
 
 
-def _in_force(store: SeriesStore, key: SeriesKey, grid: TimeUs, spec: InputSpec) -> Float1D | None:
-    """The spec's value of one series as known at each slot [n_bars]; None without such a series."""
-    rows = store.get(key)
+def _look_up(rows: Rows | None, grid: TimeUs, spec: InputSpec) -> Float1D:
+    """The spec's value of one series at each slot [n_bars]; NaN without such a series."""
     if rows is None:
-        return None
-    chosen = rows.index.rows(grid, duration_us(spec.staleness))
-    return take(_value(rows, spec.column), chosen)
+        return np.full(len(grid), np.nan)
+    values = _value(rows, spec.column)
+    exact = not spec.staleness
+    limit = 0 if exact else _staleness_us(spec.staleness)
+    if len(grid) == 1:
+        slot = int(grid[0])
+        row = rows.index.exact_row(slot) if exact else rows.index.row(slot, limit)
+        return values[row : row + 1] if row >= 0 else np.full(1, np.nan)
+    return take(values, rows.index.exact_rows(grid) if exact else rows.index.rows(grid, limit))
+
+
+_staleness_us = cache(duration_us)
+
+
+def _matrix(store: SeriesStore, keys: Sequence[SeriesKey], grid: TimeUs, spec: InputSpec) -> Float2D:
+    """Values of several series [n_bars, n_series]."""
+    out = np.empty((len(grid), len(keys)))
+    for place, key in enumerate(keys):
+        out[:, place] = _look_up(store.get(key), grid, spec)
+    return out
 
 
 def _bar(
     store: SeriesStore, grid: TimeUs, markets: Sequence[Market], interval: str, spec: InputSpec
 ) -> Float2D:
     suffix = "_spot" if spec.kind == "spot_bar" else ""
-    out = np.full((len(grid), len(markets)), np.nan)
-    for place, market in enumerate(markets):
-        rows = store.get(SeriesKey(spec.table, market.venue + suffix, market.symbol, interval))
-        if rows is not None:
-            out[:, place] = take(rows.column(spec.column), rows.index.exact_rows(grid))
-    return out
+    keys = [SeriesKey(spec.table, market.venue + suffix, market.symbol, interval) for market in markets]
+    return _matrix(store, keys, grid, spec)
 
 
 def _market(
@@ -221,11 +239,11 @@ def _market(
     out = np.full((len(grid), len(markets)), np.nan)
     for place, market in enumerate(markets):
         keys = store.keys(spec.table, market.symbol)
-        for key in sorted(keys, key=lambda key: (key.place != market.venue, key)):
-            values = _in_force(store, key, grid, spec)
+        keys.sort(key=lambda key: key.place != market.venue)
+        for key in keys:
             missing = ~np.isfinite(out[:, place])
-            if values is not None and missing.any():
-                out[missing, place] = values[missing]
+            if missing.any():
+                out[missing, place] = _look_up(store.get(key), grid, spec)[missing]
     return out
 
 
@@ -234,80 +252,66 @@ def _venue_spread(
 ) -> Float2D:
     out = np.full((len(grid), len(markets)), np.nan)
     for place, market in enumerate(markets):
-        columns = [_in_force(store, key, grid, spec) for key in store.keys(spec.table, market.symbol)]
-        found = [values for values in columns if values is not None]
-        if len(found) >= 2:
-            out[:, place] = _finite_std(found)
+        keys = store.keys(spec.table, market.symbol)
+        if len(keys) < 2:
+            continue
+        values = _matrix(store, keys, grid, spec)
+        counts = np.isfinite(values).sum(axis=1)
+        centre = _total(values) / np.maximum(counts, 1)
+        squares = _total(np.square(values - centre[:, np.newaxis]))
+        out[:, place] = np.where(counts >= 2, np.sqrt(squares / np.maximum(counts, 1)), np.nan)
     return out
-
-
-def _finite_std(columns: Sequence[Float1D]) -> Float1D:
-    """Standard deviation (divisor n) over columns, NaN skipped; NaN with fewer than two values."""
-    finite = [np.isfinite(values) for values in columns]
-    counts = np.sum(finite, axis=0)
-    total = _sum_in_order([np.where(ok, values, 0.0) for ok, values in zip(finite, columns, strict=True)])
-    centre = total / np.maximum(counts, 1)
-    squares = _sum_in_order(
-        [np.where(ok, np.square(values - centre), 0.0) for ok, values in zip(finite, columns, strict=True)]
-    )
-    return np.where(counts >= 2, np.sqrt(squares / np.maximum(counts, 1)), np.nan)
-
-
-def _sum_in_order(columns: Sequence[Float1D]) -> Float1D:
-    # One by one: a pairwise sum would change its last bits with the number of columns, and with
-    # that a value would depend on which other series happen to be loaded.
-    total = np.zeros_like(columns[0])
-    for values in columns:
-        total += values
-    return total
 
 
 def _chain_sum(
     store: SeriesStore, grid: TimeUs, markets: Sequence[Market], interval: str, spec: InputSpec
 ) -> Float2D:
-    by_chain: dict[str, list[Float1D]] = {}
-    for key in store.keys(spec.table):
-        values = _in_force(store, key, grid, spec)
-        if values is not None:
-            by_chain.setdefault(key.place, []).append(values)
-    return _weighted({chain: _total(columns) for chain, columns in by_chain.items()}, grid, markets)
+    keys = store.keys(spec.table)
+    return _weighted(_matrix(store, keys, grid, spec), keys, markets)
 
 
 def _chain_supply(
     store: SeriesStore, grid: TimeUs, markets: Sequence[Market], interval: str, spec: InputSpec
 ) -> Float2D:
-    by_asset: dict[tuple[str, str], list[Float1D]] = {}
-    for key in store.keys(spec.table):
-        values = _in_force(store, key, grid, spec)
-        if values is not None:
-            by_asset.setdefault((key.place, key.name), []).append(values)
-    by_chain: dict[str, list[Float1D]] = {}
-    for (chain, _), columns in by_asset.items():
-        counts = np.sum([np.isfinite(values) for values in columns], axis=0)
-        by_chain.setdefault(chain, []).append(_total(columns) / np.maximum(counts, 1))
-    return _weighted({chain: _total(columns) for chain, columns in by_chain.items()}, grid, markets)
+    keys = store.keys(spec.table)
+    values = _matrix(store, keys, grid, spec)
+    if keys:
+        # Keys are sorted, so the sources of one chain and asset stand next to each other.
+        names = [(key.place, key.name) for key in keys]
+        first = [place for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
+        counts = np.add.reduceat(np.isfinite(values).astype(np.int64), first, axis=1)
+        group = np.repeat(np.arange(len(first)), np.diff([*first, len(keys)]))
+        values = values / np.maximum(counts, 1)[:, group]
+    return _weighted(values, keys, markets)
 
 
-def _total(columns: Sequence[Float1D]) -> Float1D:
-    """Sum over columns, NaN skipped; NaN where every one is missing."""
-    some = np.any([np.isfinite(values) for values in columns], axis=0)
-    total = _sum_in_order([np.where(np.isfinite(values), values, 0.0) for values in columns])
-    return np.where(some, total, np.nan)
-
-
-def _weighted(chains: dict[str, Float1D], grid: TimeUs, markets: Sequence[Market]) -> Float2D:
-    """Weighted sum over chains for each market [n_bars, n_markets]."""
-    out = np.full((len(grid), len(markets)), np.nan)
-    sums: dict[tuple[float, ...], Float1D] = {}
-    names = sorted(chains)
+def _weighted(values: Float2D, keys: Sequence[SeriesKey], markets: Sequence[Market]) -> Float2D:
+    """Sum over series, weighted by their chain's weight for each market [n_bars, n_markets]."""
+    out = np.full((len(values), len(markets)), np.nan)
+    sums: dict[str, Float1D] = {}
     for place, market in enumerate(markets):
-        weights = tuple(chain_weight(market.symbol, chain) for chain in names)
-        if weights not in sums:
-            pairs = zip(weights, names, strict=True)
-            used = [weight * chains[chain] for weight, chain in pairs if weight != 0.0]
-            sums[weights] = _total(used) if used else np.full(len(grid), np.nan)
-        out[:, place] = sums[weights]
+        profile = _weight_profile(market.symbol)
+        if profile not in sums:
+            weights = np.array([chain_weight(market.symbol, key.place) for key in keys])
+            sums[profile] = _total(np.where(weights == 0.0, np.nan, weights * values) if keys else values)
+        out[:, place] = sums[profile]
     return out
+
+
+def _total(values: Float2D) -> Float1D:
+    """Sum over the last axis [n_bars], NaN skipped; NaN where every value is missing."""
+    finite = np.isfinite(values)
+    if values.shape[1] == 0:
+        return np.full(len(values), np.nan)
+    # A running sum adds from left to right. A pairwise one would change its last bits with the
+    # number of columns, and a value would depend on which other series happen to be loaded.
+    total = np.cumsum(np.where(finite, values, 0.0), axis=1)[:, -1]
+    return np.where(finite.any(axis=1), total, np.nan)
+
+
+def _weight_profile(symbol: str) -> str:
+    """Markets with an equal profile have equal weights."""
+    return symbol if symbol in load_facts("chain_weights")["markets"] else ""
 
 
 @cache
@@ -323,10 +327,9 @@ def _peg(
 ) -> Float2D:
     by_asset: dict[str, Float1D] = {}
     for key in store.keys(spec.table):
-        values = _in_force(store, key, grid, spec)
-        if values is not None:
-            # The best venue: a print on one venue alone is not a depeg.
-            by_asset[key.name] = np.fmin(by_asset.get(key.name, values), values)
+        values = _look_up(store.get(key), grid, spec)
+        # The best venue: a print on one venue alone is not a depeg.
+        by_asset[key.name] = np.fmin(by_asset.get(key.name, values), values)
     worst = np.full(len(grid), np.nan)
     for values in by_asset.values():
         worst = np.fmax(worst, values)

@@ -71,10 +71,9 @@ class NumpyOps:
             windows, usable = _lay_out(values, start, begin, end, window.bars)
             counts = usable.sum(axis=-1)
             reduced = _REDUCE[window.statistic](windows, usable, counts, window)
-            enough = counts >= max(window.min_count, 1)
-            out_rows = slice(begin - (n_rows - rows), end - (n_rows - rows))
-            empty = 0.0 if window.statistic == "count" else np.nan
-            out[out_rows] = np.where(enough, reduced, empty)
+            if window.statistic != "count":
+                reduced = np.where(counts >= max(window.min_count, 1), reduced, np.nan)
+            out[begin - (n_rows - rows) : end - (n_rows - rows)] = reduced
         return out
 
 

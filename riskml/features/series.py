@@ -6,6 +6,7 @@ appends the few rows that arrive; either way the same look-ups give the same val
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,11 @@ class Rows:
     def columns(self) -> dict[str, Float1D]:
         """The value columns by name, each [n_rows]."""
         return {name: self.values[:, place] for place, name in enumerate(self.column_names)}
+
+    @cached_property
+    def derived(self) -> dict[str, Float1D]:
+        """Room for columns that are computed of others, each [n_rows]; filled by the inputs."""
+        return {}
 
     def column(self, name: str) -> Float1D:
         """One value column [n_rows]."""
@@ -154,7 +160,7 @@ class SeriesStore:
 
     def __init__(self) -> None:
         self._series: dict[SeriesKey, _Series] = {}
-        self._by_table: dict[tuple[str, str], list[SeriesKey]] = {}
+        self._keys: dict[tuple[str, str | None], list[SeriesKey]] = {}
 
     def append(self, table: str, rows: Mapping[str, AnyArray]) -> int:
         """Add rows of one table.
@@ -199,9 +205,7 @@ class SeriesStore:
 
     def keys(self, table: str, name: str | None = None) -> list[SeriesKey]:
         """The keys of a table, sorted; ``name`` picks one symbol or asset."""
-        if name is not None:
-            return list(self._by_table.get((table, name), ()))
-        return sorted(key for key in self._series if key.table == table)
+        return list(self._keys.get((table, name), ()))
 
     def prune(self, before_us: int) -> None:
         """Forget rows with ``ts < before_us``; the newest row of every series stays."""
@@ -213,9 +217,8 @@ class SeriesStore:
 
     def _add(self, key: SeriesKey, value_names: tuple[str, ...]) -> _Series:
         series = self._series[key] = _Series(value_names)
-        named = self._by_table.setdefault((key.table, key.name), [])
-        named.append(key)
-        named.sort()
+        for place in ((key.table, None), (key.table, key.name)):
+            insort(self._keys.setdefault(place, []), key)
         return series
 
 

@@ -38,8 +38,8 @@ def log_variance(variance: Expr) -> Expr:
     return e.log(e.at_least(variance, MIN_HOURLY_VARIANCE))
 
 
-fast_variance: Expr = e.ewm_mean(parkinson, "24h", "10d")
-"""Hourly variance, exponentially weighted with a half-life of 24 h."""
+fast_variance: Expr = e.ewm_mean(parkinson, "24h", "10d", min_window="24h")
+"""Hourly variance, exponentially weighted with a half-life of 24 h; from a day of history on."""
 slow_variance: Expr = e.ewm_mean(parkinson, "60d", "180d", min_window="7d")
 """Hourly variance with a half-life of 60 d; from a week of history on."""
 fast_sigma: Expr = e.sqrt(e.at_least(fast_variance, MIN_HOURLY_VARIANCE))
@@ -72,7 +72,7 @@ LEVELS = (
         "log_ewm_variance_24h",
         "volatility",
         "log of variance per hour",
-        "ln of the Parkinson variance, EWM of half-life 24 h cut at 10 d",
+        "ln of the Parkinson variance, EWM of half-life 24 h cut at 10 d, from 24 h of history on",
         "RiskMetrics (1996) technical document, on ranges in place of squared returns",
         log_variance(fast_variance),
     ),

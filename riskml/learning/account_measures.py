@@ -42,7 +42,8 @@ def read_margins(folder: Path) -> pa.Table:
             table="accounts",
             fix="leave --accounts out, or choose a range with account history",
         )
-    return pa.concat_tables([pq.read_table(file) for file in files], promote_options="permissive")
+    tables = [pq.read_table(file, partitioning=None) for file in files]
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def account_rows(margins: pa.Table, liquidations: pa.Table, horizons: Sequence[str]) -> list[MetricRow]:

@@ -87,12 +87,15 @@ class Baselines:
         return {"volatility_logit": 0.5 * (1.0 + np.tanh(0.5 * (design @ self.stress_coefficients.T)))}
 
 
-def fit_baselines(data: EvaluationData, fit_end_us: int) -> Baselines:
+def fit_baselines(
+    data: EvaluationData, fit_end_us: int, *, published_har: tuple[LogHar, ...] = ()
+) -> Baselines:
     """Fit every baseline on the rows before ``fit_end_us``.
 
     A target window has to close by ``fit_end_us``. With fewer than ``MIN_FIT_ROWS`` such
-    rows the fitted models are left out and ``notes`` says so: a range of dates in a short
-    lake can still be measured against what needs no fit.
+    rows the log-HAR is the one that the bundle carries (``published_har``, fitted on its own
+    fit part), the other fitted models are left out and ``notes`` says so: a short lake can
+    still be measured.
     """
     n_usable = min(
         int(np.isfinite(data.variance[_closed_before(data, fit_end_us, index), :, index]).sum())
@@ -101,9 +104,10 @@ def fit_baselines(data: EvaluationData, fit_end_us: int) -> Baselines:
     if n_usable < MIN_FIT_ROWS:
         note = (
             f"the lake has {n_usable} rows before the bundle's fit_end, fewer than {MIN_FIT_ROWS}: "
-            f"log-HAR and logit(z) are left out, EWMA has a half-life of {DEFAULT_HALF_LIFE}"
+            f"log-HAR is {'the one that the bundle carries' if published_har else 'left out'}, "
+            f"logit(z) is left out, EWMA has a half-life of {DEFAULT_HALF_LIFE}"
         )
-        return Baselines((DEFAULT_HALF_LIFE,) * len(data.horizons), (), (), None, None, (note,))
+        return Baselines((DEFAULT_HALF_LIFE,) * len(data.horizons), published_har, (), None, None, (note,))
     plain, seasonal = _fit_log_har(data, fit_end_us)
     return Baselines(
         half_life=_tune_half_life(data, fit_end_us),

@@ -5,10 +5,13 @@ law, ``b`` its tail against its body. ``a`` is folded into sigma by the market g
 the manifest's ``calibration_power``. Both maps are monotone, so the margin at level x is the
 distance at which p = 1 - x, whatever was fitted.
 
-What is maximised is the likelihood of the events that the project forecasts: "the excursion
-reached a distance d within the horizon", over distances from 1 to 50 %. A normal prior at
-the identity (a = 0, b = 1) holds the estimate back where the sample is short, because a
-recalibration on a short window does more harm than good.
+What is maximised is the likelihood of the two kinds of events that the project forecasts:
+"the excursion reached a distance d", over distances from 1 to 50 % (the liquidation
+probability), and "the excursion exceeded the raw law's quantile at level x", from 90 to
+99.8 % (the requirement). Level events are weighted by 1 / (1 - x), else the many at 90 %
+would decide what the margin is at 99.5 %. A normal prior at the identity (a = 0, b = 1)
+holds the estimate back where the sample is short: a recalibration on a short window does
+more harm than good.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import lgamma, log, pi
+from math import gcd, lgamma, log, pi
 
 import numpy as np
 
@@ -29,13 +32,16 @@ from riskml.units import duration_bars
 
 PRIOR_SCALE = 0.1
 """Standard deviation of the prior of ``a`` and of ``b``."""
-MAX_ROWS = 20_000
+MAX_ROWS = 100_000
 """Rows per horizon that the likelihood is computed on; longer samples are thinned evenly."""
 N_DISTANCES = 12
+LEVELS = (0.90, 0.95, 0.98, 0.99, 0.995, 0.998)
 POWER_BOUNDS = (0.6, 1.6)
 SCALE_BOUND = 0.7
 """|a| at most: a law that is wrong by more than a factor 2 is a bug, not a calibration."""
+HOURS_PER_WEEK = 168
 _MAX_STEPS = 30
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def fit_calibration(
 def _fit_horizon(sigma: FloatND, nu: FloatND, mae: FloatND, stride: int) -> Float1D:
     """(a_down, a_up, b) of one horizon; sigma and mae [n, (n_markets,) 2], nu [n, (n_markets)]."""
     n_markets = nu.shape[1] if nu.ndim == 2 else 1
-    step = max(stride, -(-nu.shape[0] * n_markets // MAX_ROWS))
+    step = _thinning(nu.shape[0] * n_markets)
     scale = np.asarray(sigma[::step], dtype=np.float64).reshape(-1, 2)
     degrees = np.asarray(nu[::step], dtype=np.float64).reshape(-1)
     observed = np.asarray(mae[::step], dtype=np.float64).reshape(-1, 2)
@@ -109,21 +115,37 @@ def _fit_horizon(sigma: FloatND, nu: FloatND, mae: FloatND, stride: int) -> Floa
     if not usable.any():
         return np.array([0.0, 0.0, 1.0])
     scale, degrees, observed = scale[usable], degrees[usable], observed[usable]
-    # windows that do not overlap, each counted once over all markets
-    weight = nu.shape[0] / stride * usable.mean() / usable.sum() / N_DISTANCES
-    log_z, outcome = _events(scale, observed)
-    return _scoring(log_z, outcome, degrees[:, None, None], weight)
+    # as many observations as there are windows that do not overlap, once over all markets
+    n_windows = nu.shape[0] / stride * usable.mean()
+    log_z, outcome, share = _events(scale, degrees, observed)
+    return _scoring(log_z, outcome, degrees[:, None, None], share * n_windows / usable.sum())
 
 
-def _events(scale: Float2D, observed: Float2D) -> tuple[FloatND, FloatND]:
-    """ln z and outcome of every (row, side, distance): [n, 2, N_DISTANCES]."""
+def _thinning(n_rows: int) -> int:
+    """Step that leaves about ``MAX_ROWS``: coprime with the week, so that no hour is left out."""
+    step = max(1, -(-n_rows // MAX_ROWS))
+    while gcd(step, HOURS_PER_WEEK) > 1:
+        step += 1
+    return step
+
+
+def _events(scale: Float2D, nu: Float1D, observed: Float2D) -> tuple[FloatND, FloatND, Float1D]:
+    """ln z and outcome of every (row, side, threshold) [n, 2, k], and weights [k]."""
     fraction = np.geomspace(LOWEST_DISTANCE, HIGHEST_DISTANCE, N_DISTANCES)
     distance = np.stack([-np.log1p(-fraction), np.log1p(fraction)])
-    log_z = np.log(distance)[None] - np.log(scale)[:, :, None]
-    return log_z, (observed[:, :, None] >= distance[None]).astype(np.float64)
+    table = excursion.quantile_table(LEVELS)
+    grid = np.linspace(1.0 / excursion.NU_MAX, 1.0 / excursion.NU_MIN, table.shape[1])
+    quantile = np.stack([np.interp(1.0 / nu, grid, row) for row in table], axis=1)
+    log_scale = np.log(scale)[:, :, None]
+    by_level = np.broadcast_to(np.log(quantile)[:, None, :], (len(nu), 2, len(LEVELS)))
+    log_z = np.concatenate([np.log(distance)[None] - log_scale, by_level], axis=2)
+    outcome = np.log(np.maximum(observed, _SMALLEST))[:, :, None] - log_scale >= log_z
+    tail = 1.0 - np.array(LEVELS)
+    share = np.concatenate([np.full(N_DISTANCES, 1.0 / N_DISTANCES), tail[0] / tail / len(LEVELS)])
+    return log_z, outcome.astype(np.float64), share
 
 
-def _scoring(log_z: FloatND, outcome: FloatND, nu: FloatND, weight: float) -> Float1D:
+def _scoring(log_z: FloatND, outcome: FloatND, nu: FloatND, weight: Float1D) -> Float1D:
     """Fisher scoring with the prior as a ridge; a step is halved until the objective rises."""
     prior = np.array([0.0, 0.0, 1.0])
     current = prior.copy()
@@ -149,7 +171,7 @@ def _scoring(log_z: FloatND, outcome: FloatND, nu: FloatND, weight: float) -> Fl
 
 
 def _objective(
-    parameters: Float1D, log_z: FloatND, outcome: FloatND, nu: FloatND, weight: float
+    parameters: Float1D, log_z: FloatND, outcome: FloatND, nu: FloatND, weight: Float1D
 ) -> tuple[float, Float1D, Float2D]:
     """Penalised log-likelihood, its gradient [3] and its expected information [3, 3]."""
     power = parameters[2]
@@ -160,7 +182,7 @@ def _objective(
     # dS/d ln z of the half-t law; the density is elementary up to its constant
     slope = -2.0 * z * np.exp(_log_constant(nu) - 0.5 * (nu + 1.0) * np.log1p(z * z / nu))
     by_scale, by_power = -power * slope, slope * shifted
-    variance = p * (1.0 - p)
+    variance = p * (1.0 - p) / weight
     residual = (outcome - p) / variance
     gradient = np.empty(3)
     information = np.zeros((3, 3))
@@ -172,8 +194,8 @@ def _objective(
     gradient[2] = (residual * by_power).sum()
     information[2, 2] = (by_power**2 / variance).sum()
     away = parameters - np.array([0.0, 0.0, 1.0])
-    value = weight * float(likelihood.sum()) - 0.5 * float(away @ away) / PRIOR_SCALE**2
-    return value, weight * gradient - away / PRIOR_SCALE**2, weight * information + np.eye(3) / PRIOR_SCALE**2
+    value = float((likelihood * weight).sum()) - 0.5 * float(away @ away) / PRIOR_SCALE**2
+    return value, gradient - away / PRIOR_SCALE**2, information + np.eye(3) / PRIOR_SCALE**2
 
 
 def _log_constant(nu: FloatND) -> FloatND:

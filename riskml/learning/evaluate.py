@@ -20,6 +20,7 @@ from riskml.arrays import BoolND, Float1D, FloatND
 from riskml.bundle import Manifest
 from riskml.errors import DataError
 from riskml.learning.baselines import Baselines, fhs_margins, fhs_scales, fit_baselines
+from riskml.learning.har import LogHar
 from riskml.learning.measures import MetricRow, measure
 from riskml.learning.protocol import (
     MODEL,
@@ -131,18 +132,20 @@ def evaluate_rows(
     progress: Progress | None = None,
 ) -> Evaluated:
     """Forecast, fit the baselines and score identical rows; see :func:`evaluate_bundle`."""
-    from riskml.backfill.forecasts import forecast_history
+    from riskml.backfill.forecasts import forecast_history, history_markets
 
     manifest = loaded.manifest
     first, in_sample = test_range(to_us(start), to_us(end), to_us(manifest.data_end), manifest.horizons)
-    chosen = choose_markets(manifest, lake.markets(manifest.interval), markets)
-    known = {market.symbol: market for market in lake.markets(manifest.interval)}
-    fitted = [known[name] for name in manifest.markets if name in known] or chosen
-    every = chosen + [market for market in fitted if market not in chosen]
+    available = lake.markets(manifest.interval)
+    names = symbols(choose_markets(manifest, available, markets))
+    # the venues that the forecasts read: the manifest's where the lake has them
+    by_name = {market.symbol: market for market in history_markets(loaded, lake, names)}
+    known = set(symbols(available))
+    fitted = [name for name in manifest.markets if name in known] or names
+    every = [by_name[name] for name in dict.fromkeys([*names, *fitted])]
     history_start = min(to_us(manifest.fit_start), first - WARM_UP_DAYS * DAY)
     _say(progress, f"reading bars of {len(every)} markets")
     data = load_data(lake, every, manifest, history_start, to_us(end))
-    names = symbols(chosen)
     if not np.isfinite(data.select(names).variance[data.between(first, to_us(end))]).any():
         raise DataError(
             f"there are no bars of {', '.join(names)} between {format_us(first)} and {format_us(to_us(end))}",
@@ -150,7 +153,9 @@ def evaluate_rows(
             fix="ingest them, or choose a range that the lake covers",
         )
     _say(progress, "fitting the baselines")
-    baselines = fit_baselines(data.select(symbols(fitted)), to_us(manifest.fit_end))
+    baselines = fit_baselines(
+        data.select(fitted), to_us(manifest.fit_end), published_har=published_log_har(manifest)
+    )
     _say(progress, f"forecasting {', '.join(names)}")
     history = forecast_history(loaded, lake, first, to_us(end), markets=names)
     power = np.array(manifest.calibration_power or [1.0] * len(manifest.horizons))
@@ -180,6 +185,17 @@ def choose_markets(
             fix=f"ask for some of: {', '.join(symbols(available)) or 'none, the lake is empty'}",
         )
     return chosen
+
+
+def published_log_har(manifest: Manifest) -> tuple[LogHar, ...]:
+    """The log-HAR that a bundle carries for its fallback, one per horizon; empty if it has none."""
+    for law in manifest.fallback.get("laws", ()):
+        if tuple(law["features"]) == _HAR_FEATURES:
+            return tuple(
+                LogHar(float(intercept), np.asarray(slopes, dtype=np.float64), np.zeros(len(slopes)), None)
+                for intercept, slopes in zip(law["intercept"], law["slopes"], strict=True)
+            )
+    return ()
 
 
 def load_data(

@@ -70,9 +70,9 @@ class MarketModule(pl.LightningModule):
         self._sums: dict[str, list[Tensor]] = {}
         self.history: list[dict[str, float]] = []
 
-    def on_train_epoch_start(self) -> None:
-        # Seeding by epoch makes a resumed fit draw the dropout of an uninterrupted one.
-        torch.manual_seed(self._recipe.seed * 100_003 + self.current_epoch)
+    def on_train_batch_start(self, *_: Any) -> None:
+        # Seeding by step makes a resumed fit draw the dropout of an uninterrupted one.
+        torch.manual_seed(self._recipe.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         law = self.net.law(*_inputs(batch), keep=self._draw_kept(batch))
@@ -104,13 +104,11 @@ class MarketModule(pl.LightningModule):
         train = {key: float(torch.stack(values).double().mean()) for key, values in self._pop("train").items()}
         loss = float(total_loss({k: torch.tensor(v, dtype=torch.float64) for k, v in terms.items()}, self._recipe.loss))
         self.log("validation_loss", torch.tensor(loss, dtype=torch.float32))
-        if self.trainer.sanity_checking:
-            return
         row = {"epoch": float(self.current_epoch), "validation_loss": loss}
         row |= {f"validation_{key}": value for key, value in terms.items()}
         row |= {f"train_{key}": value for key, value in train.items()}
         self.history.append(row)
-        if self._on_epoch is not None:
+        if self._on_epoch is not None and not self.trainer.validating:
             self._on_epoch(self.current_epoch, row)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

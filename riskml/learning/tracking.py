@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +55,23 @@ def track_run(
     ConfigError : the store cannot be reached or is not supported.
     """
     uri = tracking_uri or default_tracking_uri(run)
-    client, run_id = _create_run(uri, run, name)
-    from mlflow.entities import Metric, Param
-
-    flat = {key: str(value)[:500] for key, value in _flatten(parameters).items()}
-    client.log_batch(run_id, params=[Param(key, value) for key, value in flat.items()])
     # MLflow wants a time per metric; the step orders them, and a fixed time keeps reruns comparable.
     points = [
-        Metric(key, float(value), 0, int(row["epoch"]))
-        for row in history
-        for key, value in row.items()
-        if key != "epoch"
+        (key, float(value), int(row["epoch"])) for row in history for key, value in row.items() if key != "epoch"
     ]
-    points += [Metric(key, float(value), 0, len(history)) for key, value in metrics.items()]
-    for begin in range(0, len(points), _METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=points[begin : begin + _METRICS_PER_CALL])
-    if (run / PLOTS).is_dir():
-        client.log_artifacts(run_id, str(run / PLOTS), "plots")
-    client.set_terminated(run_id)
+    points += [(key, float(value), len(history)) for key, value in metrics.items()]
+    with _store(uri) as client:
+        from mlflow.entities import Metric, Param
+
+        run_id = str(client.create_run(_experiment(client, uri, run), run_name=name).info.run_id)
+        flat = {key: str(value)[:500] for key, value in _flatten(parameters).items()}
+        client.log_batch(run_id, params=[Param(key, value) for key, value in flat.items()])
+        for begin in range(0, len(points), _METRICS_PER_CALL):
+            chunk = points[begin : begin + _METRICS_PER_CALL]
+            client.log_batch(run_id, metrics=[Metric(key, value, 0, step) for key, value, step in chunk])
+        if (run / PLOTS).is_dir():
+            client.log_artifacts(run_id, str(run / PLOTS), "plots")
+        client.set_terminated(run_id)
     write_json(run / TRACKING_FILE, {"tracking_uri": uri, "run_id": run_id})
     return run_id
 
@@ -86,49 +87,44 @@ def track_bundle(run: Path, bundle: Path) -> bool:
     if not file.is_file():
         return False
     place = json.loads(file.read_text(encoding="utf-8"))
-    client = _client(place["tracking_uri"])
-    try:
+    with _store(place["tracking_uri"]) as client:
         client.log_artifacts(place["run_id"], str(bundle), "bundle")
-    except Exception as error:  # mlflow and the drivers below it raise unrelated types
-        raise _unreachable(place["tracking_uri"], error) from error
     return True
 
 
-def _create_run(uri: str, run: Path, name: str) -> tuple[Any, str]:
-    try:
-        client = _client(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            # With SQLite, MLflow's default would put artifacts into the current folder.
-            local = uri.startswith("sqlite:")
-            artifacts = (run.resolve().parent / "mlartifacts").as_uri() if local else None
-            identifier = client.create_experiment(EXPERIMENT, artifact_location=artifacts)
-        else:
-            identifier = experiment.experiment_id
-        return client, client.create_run(identifier, run_name=name).info.run_id
-    except ConfigError:
-        raise
-    except Exception as error:  # mlflow and the drivers below it raise unrelated types
-        raise _unreachable(uri, error) from error
+def _experiment(client: Any, uri: str, run: Path) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    # With SQLite, MLflow's default would put artifacts into the current folder.
+    local = uri.startswith("sqlite:")
+    artifacts = (run.resolve().parent / "mlartifacts").as_uri() if local else None
+    return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
 
 
-def _client(uri: str) -> Any:
+@contextmanager
+def _store(uri: str) -> Iterator[Any]:
+    """A client of the store; whatever fails inside becomes a ConfigError that names the store."""
     if uri.startswith("file:") or "://" not in uri:
         raise ConfigError(
             f"'{uri}' is a file store, which MLflow no longer takes",
             fix="use sqlite:///path/mlflow.db or the address of a tracking server",
         )
-    for noisy in ("alembic", "mlflow"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        from mlflow.tracking import MlflowClient
-    except ImportError as error:
-        raise missing_extra("mlflow", "train") from error
-    return MlflowClient(tracking_uri=uri)
-
-
-def _unreachable(uri: str, error: Exception) -> ConfigError:
-    return ConfigError(f"the tracking store {uri} cannot be used: {error}", fix="check --tracking-uri")
+    with warnings.catch_warnings():
+        # MLflow and its drivers use interfaces that their own next releases drop.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            raise missing_extra("mlflow", "train") from error
+        # After the import, which sets levels of its own: making a database is no news to the user.
+        for noisy in ("alembic", "mlflow"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        try:
+            yield MlflowClient(tracking_uri=uri)
+        except Exception as error:  # mlflow and the drivers below it raise unrelated types
+            raise ConfigError(f"the tracking store {uri} cannot be used: {error}", fix="check --tracking-uri") from error
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -79,6 +79,8 @@ def train(
         save_last=True,
         save_top_k=1,
         enable_version_counter=False,
+        # Saved any earlier, the epoch does not count as done, and a resumed fit repeats its order of chunks.
+        save_on_train_epoch_end=True,
     )
     with _quiet(), torch.random.fork_rng():
         trainer = pl.Trainer(
@@ -118,8 +120,7 @@ def train(
 
 def _validation_loss(module: MarketModule, trainer: pl.Trainer, loader: DataLoader[object]) -> float:
     trainer.validate(module, loader, verbose=False)
-    loss = module.history.pop()[_MONITOR]
-    return loss
+    return module.history.pop()[_MONITOR]
 
 
 def _load_average(net: MarketNet, checkpoint: Path) -> None:
@@ -147,6 +148,10 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             # Resuming is meant to find a folder with checkpoints.
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+            # The averaged copy of the network is meant to be in evaluation mode.
+            warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+            # Lightning 2.6 asks torch in a way that torch 2.13 deprecates.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -223,7 +223,7 @@ def _engine_replay(
         needless_calls=_needless(rows, called, episodes, lookback),
         jumped=int((~called & (worst < maintenance)).sum()),
         bad_debt=int(debt.sum()),
-        bad_debt_usd=float(-worst[debt].sum()),
+        bad_debt_usd=float(np.abs(worst[debt]).sum()),
         maintenance_share=float((maintenance[open_rows] / gross[open_rows]).mean())
         if open_rows.any()
         else np.nan,

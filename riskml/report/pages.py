@@ -13,7 +13,7 @@ from riskml.bundle import verify_bundle
 from riskml.errors import ConfigError, DataError, nearest
 from riskml.report.bundles import flatten, run_metrics, summary
 from riskml.report.page import Section, embedded, picture, write_page
-from riskml.risk.decisions import ACTIONS
+from riskml.risk import ACTIONS
 
 COLOURS = ("#9aa5b1", "#e6b450", "#d9822b", "#b3261e")
 

@@ -162,8 +162,14 @@ class AccountBook:
             tables["accounts"]["maintenance_margin_usd"],
             tables["accounts"]["margin_mode"],
             _positions(rows["positions"], tables["positions"], tables["accounts"]["margin_mode"]),
-            Collateral(rows["collateral"], *(tables["collateral"][name] for name in ("chain", "asset", "amount", "price_usd"))),
-            Orders(rows["orders"], *(tables["orders"][name] for name in ("venue", "symbol", "size", "price", "reduce_only"))),
+            Collateral(
+                rows["collateral"],
+                *(tables["collateral"][name] for name in ("chain", "asset", "amount", "price_usd")),
+            ),
+            Orders(
+                rows["orders"],
+                *(tables["orders"][name] for name in ("venue", "symbol", "size", "price", "reduce_only")),
+            ),
             _snapshot_ts(accounts),
         )
 
@@ -185,7 +191,11 @@ class AccountBook:
         if missing:
             raise ContractError("an account has no 'account_id'", table="accounts", row=missing[0])
         lists = {
-            name: [{**item, "account_id": account["account_id"]} for account in accounts for item in account.get(name) or ()]
+            name: [
+                {**item, "account_id": account["account_id"]}
+                for account in accounts
+                for item in account.get(name) or ()
+            ]
             for name in nested
         }
         return cls.from_arrays(
@@ -281,7 +291,7 @@ def _duplicates(table: str, columns: Mapping[str, AnyArray]) -> list[Problem]:
 
 def _account_rows(table: str, names: AnyArray, index: Mapping[str, int], problems: list[Problem]) -> Int1D:
     rows = np.fromiter((index.get(str(name), -1) for name in names), np.int64, len(names))
-    for row in np.flatnonzero(rows < 0):
+    for row in np.flatnonzero(rows < 0).tolist():
         name = str(names[row])
         problems.append(
             Problem(
@@ -289,7 +299,7 @@ def _account_rows(table: str, names: AnyArray, index: Mapping[str, int], problem
                 f"account '{name}' is not among the accounts.{nearest(name, index)}",
                 "add its row to accounts",
                 table=table,
-                row=int(row),
+                row=row,
             )
         )
     return rows
@@ -303,15 +313,25 @@ def _check_values(tables: Mapping[str, Mapping[str, AnyArray]], problems: list[P
         ("positions", "size", ~np.isfinite(positions["size"]), "a finite number"),
         ("positions", "mark_price", ~(_is_price(mark) | _is_price(entry)), "a positive price"),
         ("orders", "size", ~np.isfinite(orders["size"]), "a finite number"),
-        ("collateral", "amount", ~(np.isfinite(collateral["amount"]) & (collateral["amount"] >= 0)), "finite and >= 0"),
-        ("collateral", "price_usd", np.isinf(collateral["price_usd"]) | (collateral["price_usd"] < 0), "finite and >= 0"),
+        (
+            "collateral",
+            "amount",
+            ~(np.isfinite(collateral["amount"]) & (collateral["amount"] >= 0)),
+            "finite and >= 0",
+        ),
+        (
+            "collateral",
+            "price_usd",
+            np.isinf(collateral["price_usd"]) | (collateral["price_usd"] < 0),
+            "finite and >= 0",
+        ),
     )
     for table, column, bad, need in checks:
-        for row in np.flatnonzero(bad):
+        for row in np.flatnonzero(bad).tolist():
             value = tables[table][column][row]
             symbol = str(tables[table]["symbol"][row]) if "symbol" in tables[table] else None
             problems.append(
-                Problem("bad-value", f"{column} has to be {need}, found {value}", "", table, symbol, int(row))
+                Problem("bad-value", f"{column} has to be {need}, found {value}", "", table, symbol, row)
             )
     for table in ("accounts", "positions"):
         for row, mode in enumerate(tables[table]["margin_mode"]):
@@ -337,7 +357,14 @@ def _positions(account: Int1D, columns: Mapping[str, AnyArray], account_mode: An
     mode = np.where(columns["margin_mode"] == "", account_mode[account], columns["margin_mode"])
     isolated = np.asarray(mode == "isolated", dtype=np.bool_)
     return Positions(
-        account, columns["venue"], columns["symbol"], columns["size"], entry, mark, isolated, columns["isolated_margin_usd"]
+        account,
+        columns["venue"],
+        columns["symbol"],
+        columns["size"],
+        entry,
+        mark,
+        isolated,
+        columns["isolated_margin_usd"],
     )
 
 

@@ -52,9 +52,7 @@ class Valuation:
     stressed_chain: Bool1D
 
 
-def chain_stress_score(
-    outflow_z: float, peg_deviation: float, age_us: float, staleness_us: float
-) -> float:
+def chain_stress_score(outflow_z: float, peg_deviation: float, age_us: float, staleness_us: float) -> float:
     """Stress of a chain in [0, 1]; monotone in each of its inputs.
 
     ``1 - (1 - flow)(1 - peg)(1 - age)`` with flow = logistic(outflow_z - 3) (net outflow in standard
@@ -186,5 +184,7 @@ def _remote_rows(book: AccountBook, pairs: list[tuple[str, str]], codes: Int1D) 
         else:
             anywhere[holders] = True
     account = book.collateral.account
-    column = np.asarray([chains.index(chain) for chain, _ in pairs], dtype=np.int64)[codes] if pairs else codes
+    column = (
+        np.asarray([chains.index(chain) for chain, _ in pairs], dtype=np.int64)[codes] if pairs else codes
+    )
     return np.asarray(needs_home[account] & ~anywhere[account] & ~settles[account, column])

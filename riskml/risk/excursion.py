@@ -37,7 +37,8 @@ MAX_DISTANCE = 1e6
 
 _TABLE_Z_MAX = 1e4
 _TABLE_SHAPE = (801, 49)
-_QUANTILE_POINTS = 257
+QUANTILE_POINTS = 257
+"""Points of :func:`quantile_table` on the axis of 1/nu."""
 _FRACTION_TERMS = 400
 
 
@@ -102,7 +103,7 @@ def _residual(z: FloatND, inv_nu: FloatND) -> FloatND:
     cell = row * n_nu + column
     low = flat[cell] * (1.0 - column_part) + flat[cell + 1] * column_part
     high = flat[cell + n_nu] * (1.0 - column_part) + flat[cell + n_nu + 1] * column_part
-    return low * (1.0 - row_part) + high * row_part
+    return np.asarray(low * (1.0 - row_part) + high * row_part)
 
 
 def _cell(position: FloatND, points: int) -> tuple[np.ndarray, FloatND]:
@@ -141,7 +142,7 @@ def quantile_table(levels: ArrayLike) -> Float2D:
     What the account law interpolates linearly; the grid is fine enough for 2e-5 relative at levels
     up to .9999.
     """
-    grid = np.linspace(1.0 / NU_MAX, 1.0 / NU_MIN, _QUANTILE_POINTS)
+    grid = np.linspace(1.0 / NU_MAX, 1.0 / NU_MIN, QUANTILE_POINTS)
     return quantile(np.atleast_1d(np.asarray(levels, dtype=np.float64))[:, None], 1.0 / grid[None, :])
 
 
@@ -160,7 +161,9 @@ def expected_shortfall(level: ArrayLike, nu: ArrayLike) -> FloatND:
 
 def _log_gamma(x: FloatND) -> FloatND:
     values = np.asarray(x, dtype=np.float64)
-    return np.fromiter((math.lgamma(item) for item in values.ravel()), np.float64, values.size).reshape(values.shape)
+    return np.fromiter((math.lgamma(item) for item in values.ravel()), np.float64, values.size).reshape(
+        values.shape
+    )
 
 
 def _log_density_constant(nu: FloatND) -> FloatND:
@@ -212,5 +215,3 @@ def _beta_fraction(a: FloatND, b: FloatND, x: FloatND) -> FloatND:
         if float(np.max(np.abs(change - 1.0))) < 1e-15:
             break
     return total
-
-

@@ -60,9 +60,14 @@ class Forecast:
             if found != shape:
                 raise DataError(f"the forecast's {name} has shape {found}; {shape} is required")
         if self.loadings.ndim != 2 or self.loadings.shape[0] != n_markets:
-            raise DataError(f"the forecast's loadings have shape {self.loadings.shape}; ({n_markets}, n_factors) is required")
+            found = self.loadings.shape
+            raise DataError(
+                f"the forecast's loadings have shape {found}; ({n_markets}, n_factors) is required"
+            )
         if self.calibration_power and len(self.calibration_power) != n_horizons:
-            raise DataError(f"calibration_power has {len(self.calibration_power)} values for {n_horizons} horizons")
+            raise DataError(
+                f"calibration_power has {len(self.calibration_power)} values for {n_horizons} horizons"
+            )
 
     @cached_property
     def market_index(self) -> dict[str, int]:
@@ -88,7 +93,8 @@ class Forecast:
         missing = [name for name in markets if name not in self.market_index]
         if missing:
             raise DataError(
-                f"the forecast of {format_us(self.ts)} has no market '{missing[0]}'.{nearest(missing[0], self.markets)}",
+                f"the forecast of {format_us(self.ts)} has no market '{missing[0]}'."
+                f"{nearest(missing[0], self.markets)}",
                 market=missing[0],
             )
         rows = [self.market_index[name] for name in markets]

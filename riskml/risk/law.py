@@ -37,16 +37,20 @@ from riskml.risk.excursion import MAX_DISTANCE, NU_MAX, NU_MIN, log_survival
 
 BARRIER_STEPS = 3
 """Fixed number of steps to the barrier."""
-REACHED = 0.9999
+# The exporter to ONNX passes scalars through float32, so those below are exact in it.
+REACHED = 1.0 - 2.0**-13
 """Share of the buffer that the loss at the last step has to reach to count as a root."""
-MIN_SCALE = 1e-12
+MIN_SCALE = 2.0**-40
 """Floor of a scale used as a divisor; an account without exposure has scale 0."""
 MAX_EXPONENT = 60.0
 """Log-moves are clipped here: exp(60) is beyond any price."""
-MIN_REMAINDER = 0.02
+FAR_LOSS = -(2.0**87)
+"""Loss of a leg that gains at an unbounded distance: about -exp(60)."""
+MIN_REMAINDER = 2.0**-6
 """Floor of the one-exponential remainder, so that a saturated step still moves on."""
-SERIES_BELOW = 1e-4
-"""Below this argument (1 - exp(-x)) / x and -ln(1 - x) / x use their series."""
+MIN_ARGUMENT = 2.0**-20
+"""Floor of |x| in (1 - exp(-x)) / x and -ln(1 - x) / x, which lose their digits at 0; it moves a
+result by 5e-7 of itself at most."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class LawOutput:
     stressed_ratio: FloatND
     """Same shape; the worst of forecast correlations, all 0 and all 1."""
     gross_ratio: FloatND
-    """Same shape; no offsets at all: legs stand alone."""
+    """Same shape; no offsets at all: legs stand alone (their sum, to second order in z)."""
     scale: Float3D
     """[n_accounts, n_scenarios, n_horizons] portfolio scale."""
     contribution: Float3D
@@ -125,7 +129,15 @@ def numpy_law(power: ArrayLike) -> AccountLawFn:
         quantile_table: Float2D,
     ) -> LawOutput:
         return account_law(
-            leg_market, leg_weight, leg_mm_rate, buffer_ratio, sigma, nu, loadings, quantile_table, power=powers
+            leg_market,
+            leg_weight,
+            leg_mm_rate,
+            buffer_ratio,
+            sigma,
+            nu,
+            loadings,
+            quantile_table,
+            power=powers,
         )
 
     return law
@@ -169,7 +181,7 @@ def account_law(
     divisor = np.maximum(scale, MIN_SCALE)
     share = weight * slope / divisor[:, None]
     inv_nu = _mixed_inv_nu(share, 1.0 / np.clip(np.moveaxis(nu, 1, 0)[leg_market], NU_MIN, NU_MAX))
-    level = _level_distance(inv_nu, quantile_table, powers)
+    level = level_distance(inv_nu, quantile_table, powers)
 
     rate = np.sum(weight * slope * slope, axis=1) / divisor
     alone = np.where(weight >= 0.0, down, -up)  # a leg's own adverse scale, signed
@@ -219,10 +231,10 @@ def _mixed_inv_nu(share: FloatND, leg_inv_nu: FloatND) -> Float3D:
     adding = np.maximum(share, 0.0)
     total = np.maximum(np.sum(adding, axis=1), MIN_SCALE)
     mixed = np.sum(adding * leg_inv_nu, axis=1) / total
-    return np.clip(mixed, 1.0 / NU_MAX, 1.0 / NU_MIN)
+    return np.asarray(np.clip(mixed, 1.0 / NU_MAX, 1.0 / NU_MIN))
 
 
-def _level_distance(inv_nu: Float3D, quantile_table: Float2D, powers: Float1D) -> FloatND:
+def level_distance(inv_nu: Float3D, quantile_table: Float2D, powers: Float1D) -> FloatND:
     """Distance at each level, in scales [a, s, h, level]: g^-1(S^-1(1 - a))."""
     points = quantile_table.shape[1]
     position = (inv_nu - 1.0 / NU_MAX) * ((points - 1) / (1.0 / NU_MIN - 1.0 / NU_MAX))
@@ -236,10 +248,8 @@ def _level_distance(inv_nu: Float3D, quantile_table: Float2D, powers: Float1D) -
 def loss_at(scale: FloatND, rate: FloatND, distance: FloatND) -> FloatND:
     """Loss ``scale (1 - exp(-R z)) / R`` for the last axis of ``distance``; scale * z where R is 0."""
     argument = np.maximum(rate[..., None] * distance, -MAX_EXPONENT)
-    small = np.abs(argument) < SERIES_BELOW
-    safe = np.where(small, 1.0, argument)
-    series = 1.0 - argument * (0.5 - argument * (1.0 / 6.0 - argument / 24.0))
-    return np.asarray(scale[..., None] * distance * np.where(small, series, (1.0 - np.exp(-safe)) / safe))
+    safe = np.where(np.abs(argument) < MIN_ARGUMENT, MIN_ARGUMENT, argument)
+    return np.asarray(scale[..., None] * distance * ((1.0 - np.exp(-safe)) / safe))
 
 
 def _barrier(weight: Float2D, mm_rate: Float2D, buffer: Float1D, move: FloatND) -> Float2D:
@@ -254,14 +264,15 @@ def _barrier(weight: Float2D, mm_rate: Float2D, buffer: Float1D, move: FloatND) 
         ahead = _advance(missing, -np.sum(slope_stake * growth, axis=1), np.sum(curve_stake * growth, axis=1))
         z = np.clip(z + ahead, 0.0, MAX_DISTANCE)
     reached = np.sum(stake * (1.0 - _growth(z, move)), axis=1)
-    at_infinity = np.sum(stake * np.where(move > 0.0, -np.exp(MAX_EXPONENT), np.where(move < 0.0, 1.0, 0.0)), axis=1)
+    limit = np.where(move > 0.0, FAR_LOSS, np.where(move < 0.0, 1.0, 0.0))  # of 1 - exp(z move)
+    at_infinity = np.sum(stake * limit, axis=1)
     reachable = np.maximum(reached, at_infinity) >= REACHED * target
     z = np.where(reachable, z, MAX_DISTANCE)
     return np.where(buffer[:, None] <= 0.0, 0.0, np.where(np.isnan(reached), np.nan, z))
 
 
 def _growth(z: Float2D, move: FloatND) -> FloatND:
-    return np.exp(np.minimum(z[:, None, :] * move, MAX_EXPONENT))
+    return np.asarray(np.exp(np.minimum(z[:, None, :] * move, MAX_EXPONENT)))
 
 
 def _advance(missing: Float2D, slope: Float2D, curve: Float2D) -> Float2D:
@@ -269,8 +280,6 @@ def _advance(missing: Float2D, slope: Float2D, curve: Float2D) -> Float2D:
     positive = np.maximum(slope, MIN_SCALE)
     linear = missing / positive
     argument = linear * curve / positive
-    small = np.abs(argument) < SERIES_BELOW
-    safe = np.where(small, 0.5, argument)
-    series = 1.0 + argument * (0.5 + argument * (1.0 / 3.0 + argument * 0.25))
-    exact = -np.log(np.maximum(1.0 - safe, MIN_REMAINDER)) / safe
-    return np.clip(linear * np.where(small, series, exact), -MAX_DISTANCE, MAX_DISTANCE)
+    safe = np.where(np.abs(argument) < MIN_ARGUMENT, MIN_ARGUMENT, argument)
+    bent = -np.log(np.maximum(1.0 - safe, MIN_REMAINDER)) / safe
+    return np.asarray(np.clip(linear * bent, -MAX_DISTANCE, MAX_DISTANCE))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import Float1D, Float3D, FloatND
+from riskml.arrays import BoolND, Float1D, Float3D, FloatND
 from riskml.errors import DataError
 from riskml.risk.forecast import Forecast
 from riskml.risk.policy import MarginPolicy
@@ -41,7 +41,9 @@ def reference_sigma(
 
     def aligned(kind: str) -> Float3D:
         table = raw.get(kind, {})
-        rows = [np.asarray(table.get(name, table.get(ANY_MARKET, unknown)), dtype=np.float64) for name in markets]
+        rows = [
+            np.asarray(table.get(name, table.get(ANY_MARKET, unknown)), dtype=np.float64) for name in markets
+        ]
         if any(row.shape != (n_horizons, 2) for row in rows):
             raise DataError(f"reference_sigma '{kind}' has to be [{n_horizons}][2] per market")
         return np.stack(rows) if rows else np.empty((0, n_horizons, 2))
@@ -90,7 +92,7 @@ def maintenance_sigma(
 
 def combine(
     margin: FloatND, stressed: FloatND, gross: FloatND, policy: MarginPolicy
-) -> tuple[FloatND, FloatND]:
+) -> tuple[FloatND, BoolND]:
     """Requirement from the law's three ratios, and whether the offset cap binds (same shape).
 
     ``max(margin + c (stressed - margin), (1 - offset_cap) gross)``, c = ``correlation_stress``.

@@ -151,7 +151,9 @@ def _find_problems(policy: MarginPolicy) -> list[Problem]:
     ):
         value = getattr(policy, name)
         if not _is_number(value) or not low <= value <= high:
-            found.append(Problem("out-of-range", f"{name} has to lie in [{low:g}, {high:g}], found {value!r}"))
+            found.append(
+                Problem("out-of-range", f"{name} has to lie in [{low:g}, {high:g}], found {value!r}")
+            )
     for name in ("maintenance_level", "initial_level"):
         value = getattr(policy, name)
         if not _is_number(value) or not 0.5 <= value < 1.0:
@@ -160,13 +162,18 @@ def _find_problems(policy: MarginPolicy) -> list[Problem]:
         try:
             duration_us(getattr(policy, name))
         except (ConfigError, TypeError):
-            found.append(Problem("bad-horizon", f"{name} is not a duration: {getattr(policy, name)!r}", "write 8h"))
+            found.append(
+                Problem("bad-horizon", f"{name} is not a duration: {getattr(policy, name)!r}", "write 8h")
+            )
     if policy.apc not in ("none", "a", "b", "c"):
         found.append(Problem("bad-apc", f"apc is none, a, b or c, found {policy.apc!r}"))
     steps = (policy.watch_probability, policy.restrict_probability, policy.deleverage_probability)
     if not all(_is_number(step) for step in steps) or not 0.0 < steps[0] <= steps[1] <= steps[2] <= 1.0:
         found.append(
-            Problem("bad-thresholds", f"0 < watch <= restrict <= deleverage probability <= 1 is required, found {steps}")
+            Problem(
+                "bad-thresholds",
+                f"0 < watch <= restrict <= deleverage probability <= 1 is required, found {steps}",
+            )
         )
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskml.arrays import AnyArray, Bool1D, BoolND, Float2D, Float32ND, FloatND
+from riskml.arrays import AnyArray, BoolND, Float2D, Float32ND, FloatND
 from riskml.errors import DataError
 
 
@@ -96,17 +96,12 @@ class FeatureBuffer:
         self._values.append(values)
         self._mask.append(mask)
 
-    def graph_inputs(self) -> tuple[Float32ND, BoolND, Bool1D]:
-        """``features``, ``feature_mask`` [n_markets, n_bars, n_features] and ``market_mask`` [n_markets].
-
-        A market takes part in pooling when its newest bar has at least one present feature.
-        """
-        values, mask = self._values.view(), self._mask.view()
+    def graph_inputs(self) -> tuple[Float32ND, BoolND]:
+        """``features`` and ``feature_mask`` [n_markets, n_bars, n_features], contiguous."""
         # [n_bars, n_markets, n_features] -> [n_markets, n_bars, n_features]
         return (
-            np.ascontiguousarray(values.transpose(1, 0, 2)),
-            np.ascontiguousarray(mask.transpose(1, 0, 2)),
-            mask[-1].any(axis=-1),
+            np.ascontiguousarray(self._values.view().transpose(1, 0, 2)),
+            np.ascontiguousarray(self._mask.view().transpose(1, 0, 2)),
         )
 
     def window(self) -> tuple[Float32ND, BoolND]:

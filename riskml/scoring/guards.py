@@ -30,6 +30,7 @@ import numpy as np
 from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, FloatND
 from riskml.bundle import Manifest
 from riskml.errors import BundleError
+from riskml.risk.margin import reference_sigma
 from riskml.scoring.session import MarketOutput
 from riskml.units import duration_bars
 
@@ -47,6 +48,12 @@ DEGRADED_NAMES = {
     COLD: "cold",
 }
 """Why a market is degraded: bit -> name."""
+
+
+def degraded_names(bits: int) -> str:
+    """Names of the bits, joined with ``|``; empty for a sound market."""
+    return "|".join(name for bit, name in DEGRADED_NAMES.items() if bits & bit)
+
 
 BOUNDS_SLACK = 0.5
 """A feature is clipped to its fitted range, and *invalid* beyond the range widened by this
@@ -102,7 +109,7 @@ class InputWatch:
         if not self.names:
             return np.zeros(self.seen.shape[1], dtype=np.bool_)
         present = np.isfinite(np.stack([inputs[name] for name in self.names]))
-        lost: Bool1D = (self.seen & ~present).any(axis=0)
+        lost = np.asarray((self.seen & ~present).any(axis=0))
         self.seen |= present
         return lost
 
@@ -125,7 +132,7 @@ class Bounds:
         NaN handling: NaN passes through and is not out of bounds; an infinity is.
         """
         invalid = ((features < self._too_low) | (features > self._too_high)).any(axis=-1)
-        return np.clip(features, self.low, self.high), invalid
+        return np.clip(features, self.low, self.high), np.asarray(invalid)
 
 
 class FallbackLaw:
@@ -152,7 +159,7 @@ class FallbackLaw:
             ) from error
 
     def variance(self, features: Float2D) -> Float2D:
-        """Forecast variance [n_markets, n_horizons] from features [n_markets, n_features]; NaN = no law applies."""
+        """Variance [n_markets, n_horizons] from features [n_markets, n_features]; NaN = no law applies."""
         variance = np.full((len(features), len(self._nu)), np.nan)
         for columns, intercept, slopes in reversed(self._laws):
             usable = np.isfinite(features[:, columns]).all(axis=1)
@@ -187,27 +194,13 @@ def default_fallback(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def reference_sigma(manifest: Manifest, kind: str, markets: Sequence[str]) -> Float3D:
-    """Scales of the fit part [n_markets, n_horizons, 2]; NaN where the manifest has none.
-
-    Parameters
-    ----------
-    kind : ``"stressed"`` or ``"long_run"``.
-    markets : a market that the manifest does not name takes its ``*`` entry.
-    """
-    table = manifest.reference_sigma.get(kind, {})
-    none = [[np.nan, np.nan] for _ in manifest.horizons]
-    rows = [table.get(market, table.get("*", none)) for market in markets]
-    return np.array(rows, dtype=np.float64).reshape(len(markets), len(manifest.horizons), 2)
-
-
 class Guards:
     """The recursion over bars: sound values pass, others are held up."""
 
     def __init__(self, manifest: Manifest, markets: Sequence[str]) -> None:
         n_markets, n_horizons = len(markets), len(manifest.horizons)
         self._fallback = FallbackLaw(manifest)
-        self.stressed = reference_sigma(manifest, "stressed", markets)
+        self.stressed = reference_sigma(manifest.reference_sigma, tuple(markets), n_horizons).stressed
         self.last_good = MarketOutput(
             sigma=np.full((n_markets, n_horizons, 2), np.nan),
             nu=np.full((n_markets, n_horizons), np.nan),
@@ -217,7 +210,9 @@ class Guards:
         )
         """Each market's newest sound values; NaN before the first."""
 
-    def step(self, ts: int, raw: MarketOutput, status: BarStatus, features: Float2D, invalid: Bool1D) -> GuardedForecast:
+    def step(
+        self, ts: int, raw: MarketOutput, status: BarStatus, features: Float2D, invalid: Bool1D
+    ) -> GuardedForecast:
         """Guard one bar.
 
         Parameters
@@ -272,7 +267,7 @@ def _finite(raw: MarketOutput) -> Bool1D:
         np.isfinite(raw.stress).all(axis=1),
         np.isfinite(raw.loadings).all(axis=1),
     ]
-    return np.logical_and.reduce(checks)
+    return np.asarray(np.logical_and.reduce(checks), dtype=np.bool_)
 
 
 def _drop(values: FloatND) -> FloatND:

@@ -12,17 +12,21 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from riskml.arrays import AnyArray, TimeUs
+from riskml.arrays import AnyArray, Float1D, TimeUs
 from riskml.errors import DataError
 from riskml.facts import load_facts
 from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
 from riskml.features.inputs import assemble_inputs, max_staleness_us
-from riskml.features.series import SERIES_TABLES, SeriesStore
+from riskml.features.series import SERIES_TABLES, SeriesKey, SeriesStore
 from riskml.markets import Market, symbols
 from riskml.scoring.buffer import InputBuffer
-from riskml.scoring.session import LoadedBundle
-from riskml.scoring.stream import PRESENCE_INPUT, WARM_UP, ForecastStream, StreamStep
+from riskml.scoring.conditions import HISTORY
+from riskml.scoring.guards import GuardedForecast
+from riskml.scoring.session import LoadedBundle, MarketOutput
+from riskml.scoring.stream import PRESENCE_INPUT, WARM_UP, GraphStream, GuardStream
 from riskml.units import duration_bars, duration_us, format_us
+
+_UNLISTED_VENUE = {"preference": 98, "kind": "perpetual"}
 
 PRUNE_EVERY_BARS = 24
 """Forgetting old rows copies what stays, so it is done once in a while."""
@@ -50,7 +54,7 @@ class LiveFeatures:
         self.input_names = tuple(sorted({*input_names(bundle.features), PRESENCE_INPUT}))
         self._warm_up = duration_bars(WARM_UP, manifest.interval)
         self._lookback = lookback_bars(bundle.features, manifest.interval)
-        self._bars_since_prune = 0
+        self.bars_since_prune = 0
         self._set_up()
 
     def observe(self, table: str, rows: Mapping[str, AnyArray]) -> None:
@@ -58,7 +62,7 @@ class LiveFeatures:
         if table in SERIES_TABLES:
             self.store.append(table, rows)
 
-    def close(self, ts: int) -> Iterator[StreamStep]:
+    def close(self, ts: int) -> Iterator[GuardedForecast]:
         """Close every bar up to ``ts``; yields the bars that the graph ran on, oldest first.
 
         Raises
@@ -71,12 +75,34 @@ class LiveFeatures:
         if self.last_bar is not None:
             n_new = min((ts - self.last_bar) // self.interval_us, n_new)
         yield from self._advance(ts, n_new)
-        self._bars_since_prune += n_new
-        if self._bars_since_prune >= PRUNE_EVERY_BARS:
-            self._bars_since_prune = 0
-            self.store.prune(ts - max_staleness_us(self.input_names) - self.interval_us)
+        self.bars_since_prune += n_new
+        if self.bars_since_prune >= PRUNE_EVERY_BARS:
+            self.bars_since_prune = 0
+            self.store.prune(ts - max(max_staleness_us(self.input_names), HISTORY) - self.interval_us)
 
-    def _advance(self, ts: int, n_new: int) -> Iterator[StreamStep]:
+    def closes(self) -> Float1D:
+        """Close of every market in the last bar [n_markets]; NaN = no bar."""
+        return np.asarray(self.inputs.views()[PRESENCE_INPUT][-1])
+
+    def to_arrays(self) -> dict[str, AnyArray]:
+        """Windows and memory for a saved state."""
+        values, mask = self.graph.buffer.window()
+        good = self.guard.guards.last_good
+        return (
+            {f"input/{name}": window for name, window in self.inputs.views().items()}
+            | {"features": values, "feature_mask": mask, "seen": self.guard.watch.seen}
+            | {f"good/{name}": array for name, array in vars(good).items()}
+        )
+
+    def from_arrays(self, arrays: Mapping[str, AnyArray]) -> None:
+        """Restore :meth:`to_arrays`; KeyError or DataError where something does not fit."""
+        self.inputs.restore({name: arrays[f"input/{name}"] for name in self.input_names})
+        self.graph.buffer.restore(arrays["features"], arrays["feature_mask"])
+        self.guard.watch.seen = arrays["seen"]
+        good = {name: arrays[f"good/{name}"] for name in MarketOutput.__dataclass_fields__}
+        self.guard.guards.last_good = MarketOutput(**good)
+
+    def _advance(self, ts: int, n_new: int) -> Iterator[GuardedForecast]:
         new_ts = self._grid(ts, n_new)
         block = assemble_inputs(
             self.store, new_ts, self.markets, interval=self.bundle.manifest.interval, names=self.input_names
@@ -88,10 +114,10 @@ class LiveFeatures:
         features = self._evaluate(ts, run + filled)
         tail = {name: values[n_new - run - filled :] for name, values in block.items()}
         if filled:
-            self.stream.fill(features[:filled], {name: values[:filled] for name, values in tail.items()})
-        yield from self.stream.push(
-            new_ts[n_new - run :], features[filled:], {name: values[filled:] for name, values in tail.items()}
-        )
+            self.graph.fill(features[:filled], {name: values[:filled] for name, values in tail.items()})
+        newest = {name: values[filled:] for name, values in tail.items()}
+        for bar in self.graph.push(new_ts[n_new - run :], features[filled:], newest):
+            yield self.guard.step(bar)
 
     def _evaluate(self, ts: int, tail: int) -> AnyArray:
         # Only as many rows as the asked ones depend on: a live bar does not pay for the warm-up.
@@ -127,16 +153,29 @@ class LiveFeatures:
     def _set_up(self) -> None:
         rows = self._lookback + self.bundle.manifest.n_bars - 1 + self._warm_up
         self.inputs = InputBuffer(self.input_names, rows, len(self.markets))
-        self.stream = ForecastStream(self.bundle, symbols(self.markets), self.input_names)
+        self.graph = GraphStream(self.bundle, symbols(self.markets))
+        self.guard = GuardStream(self.bundle, symbols(self.markets), self.input_names)
 
     def _add_new_markets(self) -> None:
-        new = _unknown_markets(self.store, self.bundle.manifest.interval, symbols(self.markets))
+        if self.last_bar is None:
+            self.markets = [self._with_bars(market) for market in self.markets]
+        known = set(symbols(self.markets))
+        observed = _observed_markets(self.store, self.bundle.manifest.interval)
+        new = [market for symbol, market in observed.items() if symbol not in known]
         if new:
             self.add_markets(new)
 
+    def _with_bars(self, market: Market) -> Market:
+        """The market on its own venue, or on the preferred one that was observed instead."""
+        interval = self.bundle.manifest.interval
+        if self.store.get(SeriesKey("bars", market.venue, market.symbol, interval)) is not None:
+            return market
+        found = _observed_markets(self.store, interval)
+        return found.get(market.symbol, market)
+
     def add_markets(self, new: list[Market]) -> None:
         """Take more markets into the windows; their history comes from the rows observed so far."""
-        before, old_inputs, old_stream = len(self.markets), self.inputs, self.stream
+        before, old_inputs, old_guard = len(self.markets), self.inputs, self.guard
         self.markets = [*self.markets, *new]
         self._set_up()
         if self.last_bar is None:
@@ -149,23 +188,24 @@ class LiveFeatures:
             names=self.input_names,
         )
         joined = {
-            name: np.concatenate([values, history[name]], axis=1) for name, values in old_inputs.views().items()
+            name: np.concatenate([values, history[name]], axis=1)
+            for name, values in old_inputs.views().items()
         }
         self.inputs.append(joined)
         n_bars = self.bundle.manifest.n_bars
         features = self._evaluate(self.last_bar, n_bars)
-        self.stream.fill(features, {name: values[-n_bars:] for name, values in joined.items()})
-        self.stream.adopt(old_stream, before)
+        self.graph.fill(features, {name: values[-n_bars:] for name, values in joined.items()})
+        self.guard.adopt(old_guard, before)
 
 
-def _unknown_markets(store: SeriesStore, interval: str, known: list[str]) -> list[Market]:
-    """Symbols with bars that are not known yet, each on its preferred venue."""
+def _observed_markets(store: SeriesStore, interval: str) -> dict[str, Market]:
+    """Every symbol with bars of the interval, on its preferred venue."""
     venues = load_facts("venues")["venue"]
     best: dict[str, tuple[int, str]] = {}
     for key in store.keys("bars"):
-        facts = venues.get(key.place, {"preference": 98, "kind": "perpetual"})
-        if key.name in known or key.detail != interval or facts["kind"] in ("spot", "aggregate"):
+        facts = venues.get(key.place, _UNLISTED_VENUE)
+        if key.detail != interval or facts["kind"] in ("spot", "aggregate"):
             continue
         rank = (int(facts["preference"]), key.place)
         best[key.name] = min(best.get(key.name, rank), rank)
-    return [Market(symbol, venue) for symbol, (_, venue) in sorted(best.items())]
+    return {symbol: Market(symbol, venue) for symbol, (_, venue) in sorted(best.items())}

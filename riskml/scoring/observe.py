@@ -17,7 +17,13 @@ from riskml.contracts import Column, TableContract, contract
 from riskml.errors import ContractError, DataError, Problem, nearest
 from riskml.units import to_us_array
 
-_KIND_NAMES = {"float": "numbers", "int": "whole numbers", "bool": "booleans", "text": "text", "time": "times"}
+_KIND_NAMES = {
+    "float": "numbers",
+    "int": "whole numbers",
+    "bool": "booleans",
+    "text": "text",
+    "time": "times",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,12 @@ def _check_columns(spec: TableContract, rows: Mapping[str, AnyArray]) -> None:
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         problems.append(
-            Problem("unequal-length", f"columns differ in length: {found}", "pass equally long columns", table=spec.name)
+            Problem(
+                "unequal-length",
+                f"columns differ in length: {found}",
+                "pass equally long columns",
+                table=spec.name,
+            )
         )
     if problems:
         raise ContractError.from_problems(problems, f"rows of '{spec.name}' break the contract")
@@ -172,7 +183,9 @@ def _find_bad_cells(
     if column.kind != "float":
         return
     if not column.nullable:
-        _reject(spec, reasons, ~np.isfinite(values), "not-finite", f"'{column.name}' has to be finite", values)
+        _reject(
+            spec, reasons, ~np.isfinite(values), "not-finite", f"'{column.name}' has to be finite", values
+        )
     else:
         _reject(spec, reasons, np.isinf(values), "not-finite", f"'{column.name}' is infinite", values)
     if column.sign == "positive":
@@ -185,12 +198,28 @@ def _find_bad_cells(
 
 def _find_bad_rows(spec: TableContract, columns: dict[str, AnyArray], reasons: dict[int, Problem]) -> None:
     early = columns["known_at"] < columns["ts"]
-    _reject(spec, reasons, early, "known-before-it-happened", "'known_at' lies before 'ts'", columns["known_at"])
+    _reject(
+        spec, reasons, early, "known-before-it-happened", "'known_at' lies before 'ts'", columns["known_at"]
+    )
     if spec.name == "bars":
         body_high = np.maximum(columns["open"], columns["close"])
         body_low = np.minimum(columns["open"], columns["close"])
-        _reject(spec, reasons, columns["high"] < body_high, "high-too-low", "'high' is below open or close", columns["high"])
-        _reject(spec, reasons, columns["low"] > body_low, "low-too-high", "'low' is above open or close", columns["low"])
+        _reject(
+            spec,
+            reasons,
+            columns["high"] < body_high,
+            "high-too-low",
+            "'high' is below open or close",
+            columns["high"],
+        )
+        _reject(
+            spec,
+            reasons,
+            columns["low"] > body_low,
+            "low-too-high",
+            "'low' is above open or close",
+            columns["low"],
+        )
 
 
 def _reject(
@@ -199,5 +228,7 @@ def _reject(
     for row in np.flatnonzero(bad).tolist():
         reasons.setdefault(
             row,
-            Problem(code, f"{message}; found {values[row]!s}", "the row was left out", table=spec.name, row=row),
+            Problem(
+                code, f"{message}; found {values[row]!s}", "the row was left out", table=spec.name, row=row
+            ),
         )

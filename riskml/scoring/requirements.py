@@ -6,29 +6,46 @@ Shared by the live scorer and the backfill. Besides the guarded forecast it keep
 - while a market is degraded, the whole forecast of that market's last sound bar (the
   *anchor*). A hedge may make a book's requirement fall when one scale rises, so holding up
   scales alone is not enough: an account that touches a degraded market gets the larger of
-  its requirement under the guarded forecast and under the anchors.
+  its requirement under the guarded forecast and under the anchors;
+- each account's last action and since when, for hysteresis and cool-down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from riskml.arrays import Bool1D, Float3D
+from riskml.arrays import AnyArray, Bool1D, Float3D, FloatND
+from riskml.markets import Market
 from riskml.risk.accounts import AccountBook
-from riskml.risk.decisions import Decisions, decide
+from riskml.risk.decisions import Conditions, decide
 from riskml.risk.forecast import Forecast
-from riskml.risk.margin import maintenance_sigma
+from riskml.risk.margin import ReferenceSigma, maintenance_sigma, reference_sigma
+from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
-from riskml.scoring.guards import DEGRADED_NAMES, GuardedForecast, reference_sigma
+from riskml.risk.reasons import reason_bit
+from riskml.scoring.guards import GuardedForecast, degraded_names
 from riskml.scoring.session import LoadedBundle
 from riskml.units import HOUR, duration_us
 
 OVERDUE_BARS = 2
-"""A forecast older than this many bars is held up by the stressed scale."""
+"""From this age in bars on a forecast is held up by the stressed scale."""
+
+_ARRAYS = ("sigma", "nu", "variance", "stress", "loadings")
+
+
+@dataclass(frozen=True)
+class Scales:
+    """A forecast with the slow scale that belongs to it."""
+
+    forecast: Forecast
+    maintenance: Float3D
+    """[n_markets, n_horizons, 2]."""
+    rate_limited: Bool1D
+    """The rise of the slow scale was limited [n_markets]."""
 
 
 class Requirements:
@@ -43,25 +60,213 @@ class Requirements:
     def __init__(self, bundle: LoadedBundle, policy: MarginPolicy) -> None:
         self.bundle = bundle
         self.policy = policy
-        self.forecast: Forecast | None = None
-        self.maintenance: Float3D | None = None
-        self.anchors: dict[int, Forecast] = {}
-        """Sound forecasts by their time, kept while a market's last sound bar is theirs."""
+        self.scales: Scales | None = None
+        """The newest bar."""
+        self.anchors: dict[int, Scales] = {}
+        """Sound bars by their time, kept while a degraded market's last sound bar is theirs."""
         self.last_sound: dict[str, int] = {}
         """Time of each market's last sound bar."""
-        self.previous: Decisions | None = None
+        self.actions: dict[str, tuple[int, int]] = {}
+        """Last action of each account and when it began; ``normal`` is not kept."""
 
-    def take(self, guarded: GuardedForecast, markets: tuple[str, ...], venues: tuple[str, ...]) -> Forecast:
+    @property
+    def forecast(self) -> Forecast | None:
+        """The newest guarded forecast."""
+        return None if self.scales is None else self.scales.forecast
+
+    def take(self, guarded: GuardedForecast, markets: Sequence[Market]) -> Forecast:
         """Take the next bar; returns it as a :class:`Forecast`."""
-        forecast = make_forecast(self.bundle, guarded, markets, venues)
-        self._remember_anchors(forecast)
-        elapsed_h = 0.0 if self.forecast is None else (forecast.ts - self.forecast.ts) / HOUR
-        previous = self.maintenance
-        if previous is not None and len(previous) < len(markets):  # new markets start without a past
-            none = np.full((len(markets) - len(previous), *previous.shape[1:]), np.nan)
-            previous = np.concatenate([previous, none])
-        self.maintenance = maintenance_sigma(
-            forecast, previous, elapsed_h, self.policy, self._reference(markets)
-        )
-        self.forecast = forecast
+        forecast = make_forecast(self.bundle, guarded, markets)
+        reference = self._reference(forecast.markets)
+        previous, elapsed_h = None, 0.0
+        if self.scales is not None:
+            previous = _widened(self.scales.maintenance, len(markets))
+            elapsed_h = (forecast.ts - self.scales.forecast.ts) / HOUR
+        target = maintenance_sigma(forecast, None, 0.0, self.policy, reference)
+        slow = maintenance_sigma(forecast, previous, elapsed_h, self.policy, reference)
+        limited = np.asarray((slow < target * (1.0 - 1e-12)).any(axis=(1, 2)))
+        self._keep_anchors(forecast)
+        self.scales = Scales(forecast, slow, limited)
         return forecast
+
+    def decide(
+        self,
+        book: AccountBook,
+        ts: int,
+        prices: Mapping[str, float],
+        *,
+        conditions: Conditions | None = None,
+        liquidity_usd: Mapping[str, float] | None = None,
+        remember: bool = True,
+    ) -> Decisions:
+        """Decide on a book at ``ts``; ``remember=False`` leaves the accounts' actions as they were.
+
+        ``prices``, ``conditions`` and ``liquidity_usd`` as in :func:`riskml.risk.decisions.decide`.
+        """
+        if self.scales is None:
+            raise AssertionError("take a bar before deciding")
+        scales = self._held_if_overdue(self.scales, ts)
+
+        def under(which: Scales) -> Decisions:
+            return decide(
+                book,
+                which.forecast,
+                self.policy,
+                law=self.bundle.account,
+                ts=ts,
+                prices=prices,
+                maintenance_sigma=which.maintenance,
+                bundle_id=self.bundle.manifest.bundle_id,
+                conditions=conditions,
+                liquidity_usd=liquidity_usd,
+                previous=self.actions,
+                notes={"rate-limited": which.rate_limited},
+            )
+
+        decisions = under(scales)
+        touched = (decisions.reasons & np.uint64(reason_bit("degraded-forecast"))) > 0
+        if touched.any():
+            for anchor in self.anchors.values():
+                decisions = _stricter(decisions, under(anchor), touched)
+        if remember:
+            self._remember_actions(decisions)
+        return decisions
+
+    def _reference(self, markets: tuple[str, ...]) -> ReferenceSigma | None:
+        raw = self.bundle.manifest.reference_sigma
+        return reference_sigma(raw, markets, len(self.bundle.manifest.horizons)) if raw else None
+
+    def _keep_anchors(self, forecast: Forecast) -> None:
+        if self.scales is not None:
+            self.anchors[self.scales.forecast.ts] = self.scales
+        for market, degraded in zip(forecast.markets, forecast.degraded, strict=True):
+            if not degraded:
+                self.last_sound[market] = forecast.ts
+        wanted = {
+            self.last_sound.get(market)
+            for market, degraded in zip(forecast.markets, forecast.degraded, strict=True)
+            if degraded
+        }
+        self.anchors = {ts: scales for ts, scales in self.anchors.items() if ts in wanted}
+
+    def _held_if_overdue(self, scales: Scales, ts: int) -> Scales:
+        forecast = scales.forecast
+        if ts - forecast.ts < OVERDUE_BARS * duration_us(forecast.interval):
+            return scales
+        reference = self._reference(forecast.markets)
+        stressed = np.full_like(forecast.sigma, np.nan) if reference is None else reference.stressed
+        old = tuple("|".join(filter(None, (reason, "overdue"))) for reason in forecast.degraded_reasons)
+        return Scales(
+            replace(
+                forecast,
+                sigma=np.fmax(forecast.sigma, stressed),
+                degraded=np.ones(len(forecast.markets), dtype=np.bool_),
+                degraded_reasons=old,
+            ),
+            np.fmax(scales.maintenance, self.policy.stressed_floor * stressed),
+            scales.rate_limited,
+        )
+
+    def _remember_actions(self, decisions: Decisions) -> None:
+        for account, action in zip(decisions.account_id.tolist(), decisions.action.tolist(), strict=True):
+            known = self.actions.get(account)
+            if action == 0:
+                self.actions.pop(account, None)
+            elif known is None or known[0] != action:
+                self.actions[account] = (action, decisions.ts)
+
+    def to_arrays(self) -> dict[str, AnyArray]:
+        """Everything that is remembered, for a saved state."""
+        kept = [*self.anchors.values(), *([self.scales] if self.scales is not None else [])]
+        arrays: dict[str, AnyArray] = {
+            "n_anchors": np.array(len(self.anchors)),
+            "n_scales": np.array(len(kept)),
+            "sound/market": np.array(list(self.last_sound), dtype=np.str_),
+            "sound/ts": np.array(list(self.last_sound.values()), dtype=np.int64),
+            "action/account": np.array(list(self.actions), dtype=np.str_),
+            "action/value": np.array(list(self.actions.values()), dtype=np.int64).reshape(-1, 2),
+        }
+        for number, scales in enumerate(kept):
+            forecast = scales.forecast
+            arrays |= {f"{number}/{name}": getattr(forecast, name) for name in (*_ARRAYS, "degraded")}
+            arrays |= {
+                f"{number}/ts": np.array(forecast.ts),
+                f"{number}/reasons": np.array(forecast.degraded_reasons, dtype=np.str_),
+                f"{number}/maintenance": scales.maintenance,
+                f"{number}/rate_limited": scales.rate_limited,
+            }
+        return arrays
+
+    def from_arrays(self, arrays: Mapping[str, AnyArray], markets: Sequence[Market]) -> None:
+        """The inverse of :meth:`to_arrays`; an anchor may lack the newest markets."""
+        kept = []
+        for number in range(int(arrays["n_scales"])):
+            values = {name: arrays[f"{number}/{name}"] for name in (*_ARRAYS, "degraded")}
+            reasons = tuple(arrays[f"{number}/reasons"].tolist())
+            known = list(markets)[: len(values["nu"])]
+            forecast = _forecast(self.bundle, int(arrays[f"{number}/ts"]), known, reasons, **values)
+            kept.append(Scales(forecast, arrays[f"{number}/maintenance"], arrays[f"{number}/rate_limited"]))
+        n_anchors = int(arrays["n_anchors"])
+        self.anchors = {scales.forecast.ts: scales for scales in kept[:n_anchors]}
+        self.scales = kept[n_anchors] if len(kept) > n_anchors else None
+        self.last_sound = dict(zip(arrays["sound/market"].tolist(), arrays["sound/ts"].tolist(), strict=True))
+        self.actions = {
+            account: (int(action), int(since))
+            for account, (action, since) in zip(
+                arrays["action/account"].tolist(), arrays["action/value"].tolist(), strict=True
+            )
+        }
+
+
+def make_forecast(bundle: LoadedBundle, guarded: GuardedForecast, markets: Sequence[Market]) -> Forecast:
+    """A guarded bar in the public form."""
+    reasons = tuple(degraded_names(int(bits)) for bits in guarded.degraded)
+    values: dict[str, Any] = {name: getattr(guarded.output, name) for name in _ARRAYS}
+    return _forecast(bundle, guarded.ts, markets, reasons, degraded=guarded.degraded > 0, **values)
+
+
+def _forecast(
+    bundle: LoadedBundle, ts: int, markets: Sequence[Market], reasons: tuple[str, ...], **values: AnyArray
+) -> Forecast:
+    manifest = bundle.manifest
+    return Forecast(
+        ts=ts,
+        markets=tuple(market.symbol for market in markets),
+        venues=tuple(market.venue for market in markets),
+        horizons=tuple(manifest.horizons),
+        degraded_reasons=reasons,
+        bundle_id=manifest.bundle_id,
+        interval=manifest.interval,
+        calibration_power=tuple(manifest.calibration_power),
+        **values,
+    )
+
+
+def _widened(maintenance: Float3D, n_markets: int) -> Float3D:
+    """Rows of NaN for markets that joined since: they start without a past."""
+    missing = n_markets - len(maintenance)
+    return np.concatenate([maintenance, np.full((missing, *maintenance.shape[1:]), np.nan)])
+
+
+def _stricter(ours: Decisions, other: Decisions, accounts: Bool1D) -> Decisions:
+    """The worse of two decisions for the marked accounts; the first one's for the rest."""
+
+    def worse(name: str, *, smaller: bool = False) -> FloatND:
+        first, second = getattr(ours, name), getattr(other, name)
+        worst = np.minimum(first, second) if smaller else np.maximum(first, second)
+        return np.asarray(np.where(accounts.reshape(-1, *([1] * (first.ndim - 1))), worst, first))
+
+    changes: dict[str, Any] = {
+        name: worse(name)
+        for name in (
+            "initial_margin_usd",
+            "maintenance_margin_usd",
+            "liquidation_probability",
+            "risk_score",
+            "action",
+            "barrier_margin_usd",
+        )
+    }
+    changes |= {name: worse(name, smaller=True) for name in ("equity_usd", "collateral_usd", "distance")}
+    changes["reasons"] = np.where(accounts, ours.reasons | other.reasons, ours.reasons)
+    return replace(ours, **changes)

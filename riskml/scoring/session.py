@@ -9,6 +9,7 @@ the first run of a session costs a hundred later ones.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class MarketGraph:
         ----------
         features : float32 [n_markets, n_bars, n_features]; anything finite where masked.
         feature_mask : bool, same shape; True = present.
-        market_mask : bool [n_markets]; True = the market takes part in pooling.
+        market_mask : bool [n_markets]; True = the market takes part in pooling. Others are scored too.
         """
         outputs = self._session.run(
             MARKET_OUTPUTS,
@@ -133,7 +134,8 @@ def make_session(file: Path, *, threads: int = 1) -> ort.InferenceSession:
         return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen unrelated types of its own here
         raise BundleError(
-            f"{file} cannot be loaded by onnxruntime {ort.__version__}: {error}", fix="export the bundle again"
+            f"{file} cannot be loaded by onnxruntime {ort.__version__}: {error}",
+            fix="export the bundle again",
         ) from error
 
 
@@ -168,7 +170,7 @@ def read_golden(file: Path) -> dict[str, AnyArray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{file} cannot be read: {error}", fix="export the bundle again") from error
 
 
@@ -190,7 +192,9 @@ def check_golden(
         outputs = session.run(list(expected), _part(golden, f"{graph}_input_"))
         for name, found in zip(expected, outputs, strict=True):
             wanted, tolerance = expected[name], GOLDEN_TOLERANCE[graph]
-            if wanted.shape != found.shape or not np.allclose(found, wanted, rtol=tolerance, atol=tolerance**2):
+            if wanted.shape != found.shape or not np.allclose(
+                found, wanted, rtol=tolerance, atol=tolerance**2
+            ):
                 raise BundleError(
                     f"{file}: output '{name}' of {graph}.onnx differs from the golden case by more than "
                     f"{tolerance:g} on this machine",

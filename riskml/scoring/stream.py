@@ -1,8 +1,9 @@
 """From feature rows to guarded forecasts: the step that live and batch share.
 
-:class:`ForecastStream` takes bars in order, as many at a time as there are, and runs the
-market graph and the guards once per bar. The live scorer feeds it one bar, the backfill
-years of them; the arithmetic per bar is the same.
+:class:`GraphStream` takes bars in order and runs the market graph on each; :class:`GuardStream`
+takes what it says and guards it. The live scorer feeds them one bar, the backfill years; the
+arithmetic per bar is the same. They are two because the graph's outputs depend on a window of
+bars alone, while the guards remember: a backfill runs the graph once and the guards per day.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import Bool1D, Bool2D, BoolND, Float2D, Float3D, Float32ND, TimeUs
+from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, Float32ND, TimeUs
 from riskml.scoring.buffer import FeatureBuffer
 from riskml.scoring.guards import BarStatus, Bounds, GuardedForecast, Guards, InputWatch
 from riskml.scoring.session import LoadedBundle, MarketOutput
@@ -20,40 +21,43 @@ from riskml.scoring.session import LoadedBundle, MarketOutput
 PRESENCE_INPUT = "close"
 """A market has a bar in a slot when this input is there."""
 
-
 WARM_UP = "7d"
 """History over which the guards run before the first bar that is used. A source that has
 been silent for longer counts as absent, not as lost, after a cold start."""
 
 
 @dataclass(frozen=True)
-class StreamStep:
-    """One bar that went through the graph and the guards."""
+class RawBar:
+    """What the graph says after one bar, and what the guards need to judge it."""
 
-    raw: MarketOutput
-    """What the graph says."""
-    guarded: GuardedForecast
-    """What to use."""
+    ts: int
+    """Close of the bar, microseconds."""
+    output: MarketOutput
+    """Outputs of the graph."""
     available: Bool1D
-    """The market took part in the bar [n_markets]."""
+    """The market's bar is there [n_markets]."""
+    features: Float2D
+    """The bar's features, clipped, NaN = missing [n_markets, n_features]."""
+    invalid: Bool1D
+    """A feature was beyond reason [n_markets]."""
+    inputs: Mapping[str, Float1D]
+    """The bar's inputs, [n_markets] each."""
 
 
-class ForecastStream:
+class GraphStream:
     """Runs a bundle's market graph over bars in order.
 
     Parameters
     ----------
     bundle : what to run.
-    markets : symbols, in the order of the arrays' market axis.
-    input_names : inputs whose loss degrades a market; ``close`` is among them.
+    markets : symbols, in the order of the arrays' market axis. Only the bundle's own take part
+        in pooling, so that a forecast does not depend on which others happen to be observed.
     """
 
-    def __init__(self, bundle: LoadedBundle, markets: Sequence[str], input_names: Sequence[str]) -> None:
+    def __init__(self, bundle: LoadedBundle, markets: Sequence[str]) -> None:
         self.bundle = bundle
-        self.markets = tuple(markets)
-        self.watch = InputWatch(input_names, len(self.markets))
-        self.guards = Guards(bundle.manifest, self.markets)
-        self.buffer = FeatureBuffer(bundle.manifest.n_bars, len(self.markets), len(bundle.features))
+        self.buffer = FeatureBuffer(bundle.manifest.n_bars, len(markets), len(bundle.features))
+        self._pooled = np.array([market in bundle.manifest.markets for market in markets], dtype=np.bool_)
         self._bounds = Bounds(bundle.manifest)
 
     def fill(self, features: Float3D, inputs: Mapping[str, Float2D]) -> None:
@@ -61,31 +65,22 @@ class ForecastStream:
         _, values, mask, _ = self._prepare(features, inputs)
         self.buffer.append(values, mask)
 
-    def push(self, ts: TimeUs, features: Float3D, inputs: Mapping[str, Float2D]) -> Iterator[StreamStep]:
+    def push(self, ts: TimeUs, features: Float3D, inputs: Mapping[str, Float2D]) -> Iterator[RawBar]:
         """Take new bars and run the graph on each.
 
         Parameters
         ----------
         ts : closes of the bars [n_new].
         features : [n_new, n_markets, n_features], NaN = missing.
-        inputs : per name [n_new, n_markets]; has to hold every watched input.
+        inputs : per name [n_new, n_markets], ``close`` among them.
         """
         clipped, values, mask, invalid = self._prepare(features, inputs)
-        missing = ~np.isfinite(inputs[PRESENCE_INPUT])
+        available = np.isfinite(inputs[PRESENCE_INPUT])
         for row, bar_ts in enumerate(ts.tolist()):
             self.buffer.append(values[row : row + 1], mask[row : row + 1])
-            arguments = self.buffer.graph_inputs()
-            raw = self.bundle.market.run(*arguments)
-            lost = self.watch.step({name: inputs[name][row] for name in self.watch.names})
-            status = BarStatus(missing[row], lost)
-            guarded = self.guards.step(bar_ts, raw, status, clipped[row], invalid[row])
-            yield StreamStep(raw, guarded, arguments[2])
-
-    def adopt(self, old: ForecastStream, n_markets: int) -> None:
-        """Take over what a stream of the first ``n_markets`` markets remembered."""
-        self.watch.seen[:, :n_markets] = old.watch.seen
-        for name, values in vars(old.guards.last_good).items():
-            getattr(self.guards.last_good, name)[:n_markets] = values
+            output = self.bundle.market.run(*self.buffer.graph_inputs(), available[row] & self._pooled)
+            slot = {name: column[row] for name, column in inputs.items()}
+            yield RawBar(bar_ts, output, available[row], clipped[row], invalid[row], slot)
 
     def _prepare(
         self, features: Float3D, inputs: Mapping[str, Float2D]
@@ -95,3 +90,29 @@ class ForecastStream:
         present = np.isfinite(inputs[PRESENCE_INPUT])
         mask = np.isfinite(clipped) & present[:, :, None]
         return clipped, np.where(mask, clipped, 0.0).astype(np.float32), mask, invalid
+
+
+class GuardStream:
+    """Guards bars in order; remembers what each market had and its last sound values.
+
+    Parameters
+    ----------
+    bundle : gives the fallback law and the stressed scale.
+    markets : symbols, in the order of the arrays' market axis.
+    input_names : inputs whose loss degrades a market.
+    """
+
+    def __init__(self, bundle: LoadedBundle, markets: Sequence[str], input_names: Sequence[str]) -> None:
+        self.watch = InputWatch(input_names, len(markets))
+        self.guards = Guards(bundle.manifest, markets)
+
+    def step(self, bar: RawBar) -> GuardedForecast:
+        """Guard the next bar."""
+        status = BarStatus(~bar.available, self.watch.step(bar.inputs))
+        return self.guards.step(bar.ts, bar.output, status, bar.features, bar.invalid)
+
+    def adopt(self, old: GuardStream, n_markets: int) -> None:
+        """Take over what a stream of the first ``n_markets`` markets remembered."""
+        self.watch.seen[:, :n_markets] = old.watch.seen
+        for name, values in vars(old.guards.last_good).items():
+            getattr(self.guards.last_good, name)[:n_markets] = values

@@ -53,7 +53,8 @@ class Telemetry:
     def snapshot(self) -> dict[str, float]:
         """Every figure by name: ``observed_rows{bars}``, ``close_bar_seconds_max`` ..."""
         figures: dict[str, float] = {
-            f"{name}{{{label}}}" if label else name: amount for (name, label), amount in sorted(self._counts.items())
+            f"{name}{{{label}}}" if label else name: amount
+            for (name, label), amount in sorted(self._counts.items())
         }
         for name, calls in sorted(self._calls.items()):
             figures[f"{name}_calls"] = calls
@@ -67,6 +68,10 @@ class Telemetry:
             f'riskml_{name}{{label="{label}"}} {amount}' if label else f"riskml_{name} {amount}"
             for (name, label), amount in sorted(self._counts.items())
         ]
-        timers = {name: value for name, value in self.snapshot().items() if "_seconds_" in name or name.endswith("_calls")}
+        timers = {
+            name: value
+            for name, value in self.snapshot().items()
+            if "_seconds_" in name or name.endswith("_calls")
+        }
         lines += [f"riskml_{name} {value:.9g}" for name, value in timers.items()]
         return "\n".join(lines) + "\n"

@@ -123,13 +123,18 @@ def load_panel(
         feature_names=tuple(feature.name for feature in features),
     )
     if not panel.present.any():
-        raise DataError(
-            f"no {interval} bar of {', '.join(map(str, chosen))} closes "
-            f"between {format_us(first)} and {format_us(last)}",
-            table="bars",
-            fix="ask for another range, or ingest these bars first",
-        )
+        raise no_bars(chosen, interval, first, last)
     return panel
+
+
+def no_bars(markets: Sequence[Market], interval: str, first: int, last: int) -> DataError:
+    """The error for a range in which no market has a bar."""
+    return DataError(
+        f"no {interval} bar of {', '.join(map(str, markets))} closes "
+        f"between {format_us(first)} and {format_us(last)}",
+        table="bars",
+        fix="ask for another range, or ingest these bars first",
+    )
 
 
 def load_grid(

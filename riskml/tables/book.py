@@ -7,7 +7,6 @@ collateral and orders of the same ``ts`` belong to it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +14,12 @@ import pyarrow.compute as pc
 
 from riskml.contracts import contract
 from riskml.errors import DataError
+from riskml.risk.accounts import AccountBook
 from riskml.tables.contracts import as_arrays, empty
 from riskml.tables.keys import key_codes, sort_codes
 from riskml.tables.lake import Lake
 from riskml.tables.partitions import LakePartition
 from riskml.units import TimeLike, format_us, to_us
-
-if TYPE_CHECKING:
-    from riskml.risk.accounts import AccountBook
 
 _PARTS = ("accounts", "positions", "collateral", "orders")
 
@@ -103,8 +100,6 @@ def _as_known(table: str, rows: pa.Table, known_by: int) -> pa.Table:
 
 
 def _from_tables(rows: dict[str, pa.Table]) -> AccountBook:
-    from riskml.risk.accounts import AccountBook
-
     arrays = {name: as_arrays(data) for name, data in rows.items()}
     orders = arrays["orders"] if rows["orders"].num_rows else None
     return AccountBook.from_arrays(

@@ -31,7 +31,7 @@ from riskml.features.expr import MAX_GAP_BARS
 from riskml.features.inputs import input_tables
 from riskml.features.rolling import segment_starts
 from riskml.markets import Market, choose, symbols
-from riskml.tables.align import BAR_INPUTS, Grid, grid_bounds, load_grid
+from riskml.tables.align import BAR_INPUTS, Grid, grid_bounds, load_grid, no_bars
 from riskml.tables.compiled import CompiledOps
 from riskml.tables.lake import Lake
 from riskml.tables.targets import Targets, targets
@@ -156,12 +156,7 @@ def build_dataset(
         ]
         rows = sum(_run(tasks, jobs, progress or (lambda line: None)))
         if rows == 0:
-            raise DataError(
-                f"no {interval} bar of {', '.join(symbols(chosen))} closes between {format_us(first)} "
-                f"and {format_us(last)}",
-                table="bars",
-                fix="ask for another range",
-            )
+            raise no_bars(chosen, interval, first, last)
         info = _info(lake, target, chosen, interval, horizons, (first, last), rows)
         _write_info(staging, info)
         staging.chmod(0o755)

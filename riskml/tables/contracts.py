@@ -90,8 +90,7 @@ def enforce(table: str, data: pa.Table, *, where: str = "", columns: Sequence[st
         raise ContractError.from_problems(
             report.problems, f"the rows{place} do not follow the contract of '{table}'"
         )
-    fields = [schema(table).field(column.name) for column in wanted]
-    return pa.Table.from_arrays([arrays[column.name] for column in wanted], schema=pa.schema(fields))
+    return _assemble(table, arrays, wanted)
 
 
 def drop_invalid(table: str, data: pa.Table, *, where: str = "") -> tuple[pa.Table, tuple[Problem, ...]]:
@@ -106,9 +105,11 @@ def drop_invalid(table: str, data: pa.Table, *, where: str = "") -> tuple[pa.Tab
     """
     found: list[Problem] = []
     while True:
-        report, _, _ = _examine(table, data, where, None)
-        if report.structural or not report.problems:
-            return enforce(table, data, where=where), tuple(found)
+        report, arrays, wanted = _examine(table, data, where, None)
+        if not report.problems:
+            return _assemble(table, arrays, wanted), tuple(found)
+        if report.structural:
+            return enforce(table, data, where=where), ()
         found += report.problems
         # Duplicates show only once the keys of all other rows are whole: look again.
         data = data.filter(pa.array(~report.bad))
@@ -184,6 +185,11 @@ class _Report:
         if row is None or not names:
             return None
         return ":".join(str(self.data.column(name)[row].as_py()) for name in names)
+
+
+def _assemble(table: str, arrays: dict[str, pa.Array], wanted: Sequence[Column]) -> pa.Table:
+    fields = [schema(table).field(column.name) for column in wanted]
+    return pa.Table.from_arrays([arrays[column.name] for column in wanted], schema=pa.schema(fields))
 
 
 def _examine(

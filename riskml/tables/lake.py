@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from riskml.arrays import Bool1D, Int1D
 from riskml.bundle import sha256_file
-from riskml.contracts import CONTRACTS, contract
+from riskml.contracts import CONTRACTS, TableContract, contract
 from riskml.errors import ContractError, DataError, Problem, nearest
 from riskml.facts import load_facts
 from riskml.markets import Market
@@ -313,6 +313,8 @@ def _merge(
     stored = read_partition(partition) if partition.path.exists() else None
     if stored is None:
         both, known = fresh, 0
+    elif stored.num_rows == fresh.num_rows and stored.equals(_in_storage_order(spec, fresh)):
+        return None, []
     else:
         both, known = pa.concat_tables([stored, fresh]).combine_chunks(), stored.num_rows
     order, equal = sort_codes(key_codes(spec, both))
@@ -331,6 +333,11 @@ def _merge(
         return None, problems
     kept = np.delete(order, pairs + 1)
     return (both.take(kept), fresh.num_rows - len(pairs)), []
+
+
+def _in_storage_order(spec: TableContract, data: pa.Table) -> pa.Table:
+    order, _ = sort_codes(key_codes(spec, data))
+    return data if order is None else data.take(order)
 
 
 def _rows_differ(data: pa.Table, before: Int1D, after: Int1D) -> Bool1D:

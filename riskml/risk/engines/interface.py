@@ -9,6 +9,7 @@ import numpy as np
 
 from riskml.arrays import Bool1D, Float1D
 from riskml.risk.accounts import AccountBook, Positions
+from riskml.risk.sums import sum_by
 
 
 @dataclass(frozen=True)
@@ -43,4 +44,4 @@ def current_marks(positions: Positions, prices: Mapping[str, float] | None) -> t
 
 def sum_by_account(book: AccountBook, values: Float1D) -> Float1D:
     """Sum of a per-position value over each account [n_accounts]."""
-    return np.bincount(book.positions.account, weights=values, minlength=len(book)).astype(np.float64)
+    return sum_by(book.positions.account, values, len(book))

@@ -126,7 +126,7 @@ def hyperliquid_liquidations(file: VendorFile) -> Adapted:
         "price": pa.array(price, from_pandas=True),
         "notional_usd": pa.array(notional),
     }
-    ts = pa.array(rows["time"]).cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    ts = pa.array(rows["time"].dt.tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64))
     return Adapted({"liquidations": make_rows("liquidations", ts, file.source.lag_us, columns)})
 
 
@@ -161,4 +161,5 @@ def _shares(rows: pd.DataFrame) -> AnyArray:
     per_record = value.groupby(rows["record"])
     complete = per_record.transform("count") == per_record.transform("size")
     weight = value.where(complete, 1.0)
-    return (weight / weight.groupby(rows["record"]).transform("sum")).to_numpy(np.float64)
+    shares = weight / weight.groupby(rows["record"]).transform("sum")
+    return np.asarray(shares, np.float64)

@@ -136,8 +136,10 @@ def _ingest_group(run: _Run, files: list[VendorFile]) -> None:
             ready.setdefault(name, []).append(data)
             _note_instruments(run, data, adapted.instruments)
     for name, parts in ready.items():
-        data, problems = drop_invalid(name, pa.concat_tables(parts), where=files[0].relative)
-        run.problems += problems
+        data = parts[0]
+        if len(parts) > 1:  # two files of one market may overlap
+            data, problems = drop_invalid(name, pa.concat_tables(parts), where=files[0].relative)
+            run.problems += problems
         try:
             result = run.lake.write(name, data)
         except RiskmlError as error:

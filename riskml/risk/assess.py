@@ -1,0 +1,249 @@
+"""One pass of the account law over netted legs: requirements, probability and shares per pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND, Int1D
+from riskml.risk.excursion import MAX_DISTANCE, NU_MAX, NU_MIN, quantile_table
+from riskml.risk.forecast import Forecast
+from riskml.risk.law import AccountLawFn, level_distance
+from riskml.risk.margin import combine, concentration_rate, liquidity_cost
+from riskml.risk.policy import MarginPolicy
+from riskml.risk.pools import Legs
+from riskml.risk.sums import sum_by
+from riskml.units import DAY, duration_us
+
+BLOCK = 4096
+"""Accounts per call of the law: large enough to hide the call, small enough for the cache."""
+INITIAL, MAINTENANCE = 0, 1
+UNKNOWN_NU = 3.0
+"""Degrees of freedom of a market without a forecast: the fat end of what is fitted (3.5-4.1)."""
+
+
+@cache
+def _levels_table(levels: tuple[float, ...]) -> Float2D:
+    return quantile_table(levels)
+
+
+@dataclass(frozen=True)
+class MarketLaw:
+    """The forecast's markets plus one row for those without a forecast, ready for the law."""
+
+    sigma: FloatND
+    """[2, n_markets + 1, n_horizons, 2]: the fast forecast, then the slow scale."""
+    nu: Float3D
+    loadings: Float2D
+    fallback: Bool1D
+    """[n_markets + 1] rows on the unknown market's scale."""
+    quantiles: Float2D
+    power: Float1D
+    horizons: tuple[int, int, int]
+    """Positions of the initial, maintenance and action horizon."""
+
+    @classmethod
+    def make(cls, forecast: Forecast, slow: Float3D, policy: MarginPolicy) -> MarketLaw:
+        """Extend a forecast; a row with a NaN or a scale <= 0 counts as unknown."""
+        n_horizons = len(forecast.horizons)
+        with np.errstate(invalid="ignore"):
+            bad = ~(
+                np.all(np.isfinite(forecast.sigma) & (forecast.sigma > 0.0), axis=(1, 2))
+                & np.all(np.isfinite(slow) & (slow > 0.0), axis=(1, 2))
+                & np.all(np.isfinite(forecast.nu), axis=1)
+            )
+        days = np.asarray([duration_us(horizon) / DAY for horizon in forecast.horizons])
+        unknown = np.repeat((policy.unknown_daily_scale * np.sqrt(days))[:, None], 2, axis=1)
+        scales = []
+        for values in (forecast.sigma, slow):
+            good = values[~bad]
+            # Never milder than the wildest market that is known.
+            row = np.maximum(unknown, good.max(axis=0)) if len(good) else unknown
+            scales.append(np.concatenate([np.where(bad[:, None, None], row, values), row[None]]))
+        nu = np.concatenate(
+            [np.where(bad[:, None], UNKNOWN_NU, forecast.nu), np.full((1, n_horizons), UNKNOWN_NU)]
+        )
+        loadings = np.where(bad[:, None], 0.0, np.nan_to_num(forecast.loadings))
+        return cls(
+            np.stack(scales),
+            np.stack([nu, nu]),
+            np.concatenate([loadings, np.zeros((1, loadings.shape[1]))]).astype(np.float64),
+            np.append(bad, True),
+            _levels_table((policy.initial_level, policy.maintenance_level)),
+            forecast.power,
+            (
+                forecast.horizon(policy.initial_horizon),
+                forecast.horizon(policy.maintenance_horizon),
+                forecast.horizon(policy.action_horizon),
+            ),
+        )
+
+    def unit_margins(self) -> Float2D:
+        """Requirement of 1 USD of each market, worse side [2 (initial, maintenance), n_markets + 1]."""
+        inv_nu = 1.0 / np.clip(np.moveaxis(self.nu, 0, 1), NU_MIN, NU_MAX)
+        level = level_distance(inv_nu, self.quantiles, self.power)
+        rows = []
+        for scenario in (INITIAL, MAINTENANCE):
+            horizon = self.horizons[scenario]
+            rows.append(
+                np.expm1(self.sigma[scenario, :, horizon].max(axis=1) * level[:, scenario, horizon, scenario])
+            )
+        return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Per pool; pools without legs have requirement 0 and p = 0."""
+
+    requirement_usd: Float2D
+    """[2 (initial, maintenance), n_pools]; not yet rounded, initial >= maintenance."""
+    probability: Float2D
+    distance: Float2D
+    share: Float1D
+    """[n_legs] Euler share of the pool's scale over the initial horizon."""
+    scale_usd: Float1D
+    """[n_pools] scale over the initial horizon."""
+    floored: Bool1D
+    offset_capped: Bool1D
+    concentrated: Bool1D
+    illiquid: Bool1D
+    barrier_usd: Float1D
+    """[n_pools] maintenance of the barrier."""
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Ratios of the law, scattered back to pools and legs."""
+
+    probability: Float2D
+    distance: Float2D
+    ratios: Float3D
+    """[2 (initial, maintenance), 3 (forecast, stressed, gross), n_pools]."""
+    scale: Float1D
+    share: Float1D
+
+
+def assess(
+    legs: Legs,
+    equity_usd: Float1D,
+    known_maintenance_usd: Float1D,
+    market: MarketLaw,
+    law: AccountLawFn,
+    policy: MarginPolicy,
+    liquidity_usd: Float1D,
+) -> Assessment:
+    """Assess every pool that has legs.
+
+    Parameters
+    ----------
+    equity_usd : [n_pools].
+    known_maintenance_usd : [n_pools] maintenance of the barrier's owner; NaN = riskml's own, for which
+        the law runs twice: first for the requirement, then for the probability of reaching it.
+    liquidity_usd : [n_markets + 1] what a market can absorb; NaN = unknown.
+    """
+    gross = sum_by(legs.pool, np.abs(legs.net_usd), len(equity_usd))
+    # A book that nets to nothing still divides by something; its weights are 0.
+    gross = np.maximum(gross, 1e-9)
+    known = ~np.isnan(known_maintenance_usd)
+    given = np.where(known, known_maintenance_usd, 0.0)
+    raw = _run(legs, np.where(known, (equity_usd - given) / gross, 1.0), given, gross, market, law)
+    requirement, flags = _requirements(legs, raw, gross, market, policy, liquidity_usd)
+    probability, distance, barrier = raw.probability, raw.distance, given
+    open_pools = ~known & (np.diff(legs.indptr) > 0)
+    if open_pools.any():
+        barrier = np.where(known, given, requirement[MAINTENANCE])
+        own = _run(legs, (equity_usd - barrier) / gross, barrier, gross, market, law, only=open_pools)
+        probability = np.where(open_pools[:, None], own.probability, probability)
+        distance = np.where(open_pools[:, None], own.distance, distance)
+    return Assessment(requirement, probability, distance, raw.share, raw.scale * gross, *flags, barrier)
+
+
+def _requirements(
+    legs: Legs, raw: _Raw, gross: Float1D, market: MarketLaw, policy: MarginPolicy, liquidity_usd: Float1D
+) -> tuple[Float2D, tuple[Bool1D, Bool1D, Bool1D, Bool1D]]:
+    n_pools = len(gross)
+    hidden = np.zeros((2, n_pools))
+    if np.any(legs.hidden_usd > 1e-9 * np.maximum(legs.position_usd, 1.0)):
+        for scenario, unit in enumerate(market.unit_margins()):
+            hidden[scenario] = sum_by(legs.pool, legs.hidden_usd * unit[legs.market], n_pools)
+    base, capped = combine(
+        raw.ratios[:, 0] * gross, raw.ratios[:, 1] * gross, raw.ratios[:, 2] * gross + hidden, policy
+    )
+    top = np.zeros(n_pools)
+    np.maximum.at(top, legs.pool, raw.share)
+    concentration = concentration_rate(top, gross, policy)
+    cost = sum_by(legs.pool, liquidity_cost(legs.net_usd, liquidity_usd[legs.market], policy), n_pools)
+    held = sum_by(legs.pool, legs.position_usd, n_pools)
+    usd = base * (1.0 + concentration) + cost
+    floors = np.stack([policy.initial_floor * held, policy.floor * held])
+    floored = usd < floors
+    usd = np.maximum(usd, floors)
+    usd[INITIAL] = np.maximum(usd[INITIAL], usd[MAINTENANCE])
+    has_legs = np.diff(legs.indptr) > 0
+    usd = np.where(has_legs, usd, 0.0)
+    return usd, (
+        floored.any(axis=0) & has_legs,
+        capped.any(axis=0) & has_legs,
+        concentration > 0.0,
+        cost > 0.0,
+    )
+
+
+def _run(
+    legs: Legs,
+    buffer_ratio: Float1D,
+    maintenance_usd: Float1D,
+    gross: Float1D,
+    market: MarketLaw,
+    law: AccountLawFn,
+    only: Bool1D | None = None,
+) -> _Raw:
+    """Evaluate pools in blocks, bucketed by leg count (1, 4, 16, 64 ...), and scatter the results."""
+    n_pools, n_horizons = len(gross), market.sigma.shape[2]
+    counts = np.diff(legs.indptr)
+    held = sum_by(legs.pool, legs.position_usd, n_pools)
+    weight = legs.net_usd / gross[legs.pool]
+    part = np.divide(legs.position_usd, held[legs.pool], out=np.zeros(len(weight)), where=held[legs.pool] > 0)
+    load = maintenance_usd[legs.pool] * part / gross[legs.pool]
+    rate = np.divide(load, np.abs(weight), out=np.zeros(len(weight)), where=weight != 0.0)
+    result = _Raw(
+        np.zeros((n_pools, n_horizons)),
+        np.full((n_pools, n_horizons), MAX_DISTANCE),
+        np.zeros((2, 3, n_pools)),
+        np.zeros(n_pools),
+        np.zeros(len(weight)),
+    )
+    chosen = counts > 0 if only is None else only & (counts > 0)
+    for pools, width in _blocks(counts, chosen):
+        inside = np.arange(width) < counts[pools][:, None]
+        leg = np.where(inside, legs.indptr[pools][:, None] + np.arange(width), 0)
+        out = law(
+            leg_market=np.where(inside, legs.market[leg], 0),
+            leg_weight=np.where(inside, weight[leg], 0.0),
+            leg_mm_rate=np.where(inside, rate[leg], 0.0),
+            buffer_ratio=buffer_ratio[pools],
+            sigma=market.sigma,
+            nu=market.nu,
+            loadings=market.loadings,
+            quantile_table=market.quantiles,
+        )
+        result.probability[pools], result.distance[pools] = out.liquidation_probability, out.distance
+        for scenario in (INITIAL, MAINTENANCE):
+            at = (slice(None), scenario, market.horizons[scenario], scenario)
+            for kind, ratio in enumerate((out.margin_ratio, out.stressed_ratio, out.gross_ratio)):
+                result.ratios[scenario, kind, pools] = ratio[at]
+        result.scale[pools] = out.scale[:, 0, market.horizons[INITIAL]]
+        result.share[leg[inside]] = out.contribution[:, :, market.horizons[INITIAL]][inside]
+    return result
+
+
+def _blocks(counts: Int1D, chosen: Bool1D) -> list[tuple[Int1D, int]]:
+    blocks: list[tuple[Int1D, int]] = []
+    low, width = 0, 1
+    while low < int(counts[chosen].max(initial=0)):
+        pools = np.flatnonzero(chosen & (counts > low) & (counts <= width))
+        blocks.extend((pools[start : start + BLOCK], width) for start in range(0, len(pools), BLOCK))
+        low, width = width, width * 4
+    return blocks

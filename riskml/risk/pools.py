@@ -1,0 +1,165 @@
+"""Pools and legs: what nets with what, in columns.
+
+A *pool* is what is liquidated together: the cross positions of an account with its collateral, or
+one isolated position with the margin set aside for it. A *leg* is a pool's net exposure to one
+market, over venues and moving collateral.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from riskml.arrays import Bool1D, Float1D, Int1D
+from riskml.risk.accounts import AccountBook
+from riskml.risk.collateral import Valuation
+from riskml.risk.sums import sum_by
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Pools of a book; pool a < n_accounts is account a's cross pool, isolated ones follow."""
+
+    account: Int1D
+    """[n_pools] row of the account."""
+    equity_usd: Float1D
+    """[n_pools] cash + collateral after haircuts + open profit, or isolated margin + profit."""
+    gross_usd: Float1D
+    """[n_pools] sum of |position exposure|."""
+    position_pool: Int1D
+    """[n_positions]."""
+    exposure_usd: Float1D
+    """[n_positions] signed, at current marks."""
+    margin_unknown: Bool1D
+    """[n_pools] isolated, and its margin is not published: it gets its part of the equity."""
+
+    def by_account(self, values: Float1D, n_accounts: int) -> Float1D:
+        """Sum a per-pool value over each account [n_accounts]."""
+        return sum_by(self.account, values, n_accounts)
+
+
+def make_pools(book: AccountBook, mark: Float1D, valuation: Valuation) -> Pools:
+    """Split a book into pools.
+
+    Parameters
+    ----------
+    mark : [n_positions] current price of each position.
+    valuation : the collateral, valued; it belongs to the cross pools.
+    """
+    positions, n_accounts = book.positions, len(book)
+    exposure = positions.size * mark
+    profit = positions.size * (mark - positions.entry_price)
+    isolated = np.flatnonzero(positions.isolated)
+    pool = positions.account.copy()
+    pool[isolated] = n_accounts + np.arange(len(isolated))
+    account = np.concatenate([np.arange(n_accounts), positions.account[isolated]])
+    gross = sum_by(pool, np.abs(exposure), len(account))
+    equity = sum_by(pool, profit, len(account))
+    collateral = sum_by(book.collateral.account, valuation.value_usd, n_accounts)
+    equity[:n_accounts] += book.cash_usd + collateral
+    margin = positions.isolated_margin_usd[isolated]
+    unknown = np.isnan(margin)
+    if unknown.any():
+        owner = account[n_accounts:]
+        total = sum_by(account, gross, n_accounts)
+        part = np.divide(
+            gross[n_accounts:], total[owner], out=np.zeros(len(isolated)), where=total[owner] > 0
+        )
+        margin = np.where(unknown, np.maximum(equity[owner], 0.0) * part, margin)
+        equity[:n_accounts] -= sum_by(owner, np.where(unknown, margin, 0.0), n_accounts)
+    equity[n_accounts:] += margin
+    return Pools(
+        account.astype(np.int64),
+        equity,
+        gross,
+        pool.astype(np.int64),
+        exposure,
+        np.concatenate([np.zeros(n_accounts, dtype=np.bool_), unknown]),
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Exposures before netting: positions first, then moving collateral."""
+
+    pool: Int1D
+    market: Int1D
+    exposure_usd: Float1D
+    is_position: Bool1D
+    rank: Int1D
+    """Moving collateral: 0, 1, 2 = the pool's largest assets, 3 = all others; positions -1."""
+
+    def keep(self, mask: Bool1D) -> Rows:
+        """Only some of the rows."""
+        return Rows(
+            self.pool[mask],
+            self.market[mask],
+            self.exposure_usd[mask],
+            self.is_position[mask],
+            self.rank[mask],
+        )
+
+
+RANKED_ASSETS = 3
+"""Moving assets of a pool whose every combination is assessed (2^3 variants at most)."""
+
+
+def make_rows(pools: Pools, position_market: Int1D, valuation: Valuation, collateral_account: Int1D) -> Rows:
+    """Positions and moving collateral of pools that have positions, as exposures by market."""
+    held = pools.exposure_usd != 0.0
+    moving = (
+        (valuation.market >= 0) & (valuation.value_usd > 0.0) & (pools.gross_usd[collateral_account] > 0.0)
+    )
+    pool, market = collateral_account[moving], valuation.market[moving]
+    value = valuation.value_usd[moving]
+    return Rows(
+        np.concatenate([pools.position_pool[held], pool]),
+        np.concatenate([position_market[held], market]),
+        np.concatenate([pools.exposure_usd[held], value]),
+        np.concatenate([np.ones(int(held.sum()), dtype=np.bool_), np.zeros(len(pool), dtype=np.bool_)]),
+        np.concatenate([np.full(int(held.sum()), -1, dtype=np.int64), _value_ranks(pool, market, value)]),
+    )
+
+
+def _value_ranks(pool: Int1D, market: Int1D, value: Float1D) -> Int1D:
+    """Rank of each row's asset within its pool by value, largest 0, at most RANKED_ASSETS."""
+    if not len(pool):
+        return np.empty(0, dtype=np.int64)
+    key, inverse = np.unique(np.stack([pool, market], axis=1), axis=0, return_inverse=True)
+    total = np.bincount(inverse.ravel(), weights=value)
+    order = np.lexsort((-total, key[:, 0]))
+    owner = key[order, 0]
+    first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+    start = np.repeat(first, np.diff(np.r_[first, len(owner)]))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.minimum(np.arange(len(order)) - start, RANKED_ASSETS)
+    return np.asarray(rank[inverse.ravel()])
+
+
+@dataclass(frozen=True)
+class Legs:
+    """Net exposure by pool and market, sorted by pool, then market."""
+
+    indptr: Int1D
+    """[n_pools + 1]."""
+    pool: Int1D
+    market: Int1D
+    net_usd: Float1D
+    """[n_legs] signed."""
+    position_usd: Float1D
+    """[n_legs] sum of |position exposure|: what maintenance is asked for."""
+    hidden_usd: Float1D
+    """[n_legs] exposure that netting within the market removed."""
+
+
+def net_legs(rows: Rows, n_pools: int, n_markets: int) -> Legs:
+    """Net exposures within each pool and market."""
+    key, inverse = np.unique(rows.pool * n_markets + rows.market, return_inverse=True)
+    size = len(key)
+    net = sum_by(inverse, rows.exposure_usd, size)
+    gross = sum_by(inverse, np.abs(rows.exposure_usd), size)
+    held = sum_by(inverse, np.abs(rows.exposure_usd) * rows.is_position, size)
+    pool = key // n_markets
+    indptr = np.searchsorted(pool, np.arange(n_pools + 1))
+    return Legs(indptr.astype(np.int64), pool, key % n_markets, net, held, gross - np.abs(net))

@@ -1,0 +1,285 @@
+"""The scorer: what a risk engine embeds.
+
+    scorer = Scorer.load("models/perp-1h-0.1.0")
+    scorer.observe("bars", rows)             # any input table, as rows arrive
+    forecast = scorer.close_bar(ts)          # once per closed bar
+    scorer.on_price("BTC", 64_210.5, ts)     # every price
+    decisions = scorer.score(book)           # every account, whenever asked
+
+One scorer lives in one thread. Time only moves forward; nothing reads the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from riskml.arrays import AnyArray
+from riskml.errors import ContractError, DataError
+from riskml.markets import symbols
+from riskml.risk.accounts import AccountBook
+from riskml.risk.forecast import Forecast
+from riskml.risk.outcome import Decisions
+from riskml.risk.policy import MarginPolicy
+from riskml.scoring import state
+from riskml.scoring.conditions import conditions_at, liquidity_at
+from riskml.scoring.live import LiveFeatures
+from riskml.scoring.observe import CheckedRows, Observed, check_rows
+from riskml.scoring.prices import PriceBook
+from riskml.scoring.requirements import Requirements
+from riskml.scoring.session import LoadedBundle, load_bundle
+from riskml.scoring.telemetry import Telemetry
+from riskml.scoring.what_if import changed_book
+from riskml.units import TimeLike, format_us, to_us
+
+
+class Scorer:
+    """Forecasts and decisions of one bundle under one policy; see :meth:`load`."""
+
+    def __init__(self, bundle: LoadedBundle, policy: MarginPolicy) -> None:
+        self.bundle = bundle
+        self.policy = policy
+        self.telemetry = Telemetry()
+        """Counts, timers and the newest rejected rows."""
+        self._live = LiveFeatures(bundle)
+        self._requirements = Requirements(bundle, policy)
+        self._prices = PriceBook()
+        self._now: int | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        policy: MarginPolicy | str | Path | None = None,
+        public_key: bytes | None = None,
+        threads: int = 1,
+    ) -> Scorer:
+        """Verify and load a bundle.
+
+        Parameters
+        ----------
+        path : folder that ``riskml export`` wrote.
+        policy : margin policy or its TOML file; None = the defaults.
+        public_key : raw Ed25519 key that has to have signed the bundle.
+        threads : onnxruntime threads.
+
+        Raises
+        ------
+        BundleError : the bundle is damaged, unsigned or of another riskml.
+        ConfigError : the policy is not usable.
+        """
+        return cls(load_bundle(path, public_key=public_key, threads=threads), MarginPolicy.load(policy))
+
+    @property
+    def markets(self) -> tuple[str, ...]:
+        """Symbols with a forecast: the bundle's, then others that were observed."""
+        return tuple(symbols(self._live.markets))
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """The newest forecast, None before the first closed bar."""
+        return self._requirements.forecast
+
+    def observe(self, table: str, rows: Mapping[str, AnyArray]) -> Observed:
+        """Take rows of an input table.
+
+        Parameters
+        ----------
+        table : any table of DESIGN section 4 except the output ``margins``.
+        rows : one array [n_rows] per column of the contract; optional ones may be absent.
+
+        Returns
+        -------
+        Observed : a row that breaks the contract is rejected, counted and kept in
+            ``telemetry.problems``; a row that should have been there before the last closed bar
+            is late, and used from the next bar on.
+
+        Raises
+        ------
+        ContractError : unknown table, missing or unknown column, another type.
+        """
+        if table == "margins":
+            raise ContractError("'margins' is what riskml writes, not an input", table=table)
+        checked = check_rows(table, rows)
+        columns, n_late = checked.columns, 0
+        if self._live.last_bar is not None:
+            n_late = int((columns["known_at"] <= self._live.last_bar).sum())
+        if checked.n_rows:
+            self._live.observe(table, columns)
+            self._take_prices(table, columns)
+        self._count(table, checked, n_late)
+        return Observed(checked.n_rows - n_late, n_late, len(checked.problems))
+
+    def close_bar(self, ts: TimeLike) -> Forecast:
+        """Close the bar that ends at ``ts`` (and any skipped before it) and forecast from it.
+
+        A market without a bar is a masked slot; what is missing, stale or invalid degrades its
+        market and never lowers a requirement.
+
+        Raises
+        ------
+        DataError : ``ts`` is not on the bar grid, or not after the last closed bar.
+        """
+        moment = to_us(ts)
+        forecast: Forecast | None = None
+        with self.telemetry.timed("close_bar"):
+            for guarded in self._live.close(moment):
+                forecast = self._requirements.take(guarded, self._live.markets)
+        if forecast is None:
+            raise DataError(f"no bar was closed at {format_us(moment)}")
+        self._now = moment if self._now is None else max(self._now, moment)
+        self._take_closes(moment)
+        self.telemetry.count("closed_bars")
+        for market, degraded in zip(forecast.markets, forecast.degraded, strict=True):
+            self.telemetry.count("degraded_bars", int(degraded), label=market)
+        return forecast
+
+    def on_bars(self, ts: TimeLike, bars: Mapping[str, AnyArray]) -> Forecast:
+        """Observe the bars that end at ``ts`` and close them.
+
+        Parameters
+        ----------
+        bars : columns of ``bars``; ``ts`` and ``known_at`` default to ``ts``, ``interval`` to the
+            bundle's.
+        """
+        moment = to_us(ts)
+        n_rows = len(np.atleast_1d(np.asarray(bars["symbol"]))) if "symbol" in bars else 0
+        filled = {
+            "ts": np.full(n_rows, moment, dtype=np.int64),
+            "known_at": np.full(n_rows, moment, dtype=np.int64),
+            "interval": np.full(n_rows, self.bundle.manifest.interval),
+        } | dict(bars)
+        self.observe("bars", filled)
+        return self.close_bar(moment)
+
+    def on_price(self, symbol: str, price: float, ts: TimeLike, venue: str | None = None) -> None:
+        """Take a newer price; the next :meth:`score` marks books with it.
+
+        Parameters
+        ----------
+        venue : where it was seen; prices of other venues than the reference re-mark as well.
+
+        Raises
+        ------
+        DataError : the price is not positive and finite; the last good one stays in force.
+        """
+        moment = to_us(ts)
+        try:
+            taken = self._prices.update(symbol, float(price), moment)
+        except DataError:
+            self.telemetry.count("rejected_prices", label=symbol)
+            raise
+        self.telemetry.count("prices" if taken else "late_prices", label=venue or "")
+        self._now = moment if self._now is None else max(self._now, moment)
+
+    def score(self, book: AccountBook, ts: TimeLike | None = None) -> Decisions:
+        """Decide margin and action of every account.
+
+        Parameters
+        ----------
+        book : accounts with their positions and collateral. Prices that are newer than its
+            ``ts`` replace its marks.
+        ts : time of the decision; None = the last time seen.
+
+        Raises
+        ------
+        DataError : no bar was closed yet, or ``ts`` lies before a time already seen.
+        """
+        moment = self._moment(ts)
+        with self.telemetry.timed("score"):
+            decisions = self._decide(book, moment, self._prices.newer_than(book.ts), remember=True)
+        self._now = moment
+        self.telemetry.count("scored_accounts", len(book))
+        return decisions
+
+    def what_if(
+        self,
+        book: AccountBook,
+        trades: Sequence[Mapping[str, Any]] | None = None,
+        shock: Mapping[str, float] | float | None = None,
+    ) -> Decisions:
+        """Decide as if trades had been done and prices had moved; nothing is remembered.
+
+        Parameters
+        ----------
+        trades : dicts with ``account_id``, ``venue``, ``symbol``, ``size`` (signed) and optionally
+            ``price`` (default: the current one).
+        shock : move per symbol as a fraction (-0.2 = a fall by 20 %), or one for all. It marks
+            positions and volatile collateral of those symbols.
+
+        Raises
+        ------
+        DataError : a trade names an unknown account or has no price; a shock of -1 or less.
+        """
+        moment = self._moment(None)
+        prices = self._prices.newer_than(book.ts)
+        changed, prices = changed_book(book, prices, trades or (), shock)
+        return self._decide(changed, moment, prices, remember=False)
+
+    def save_state(self, path: str | Path) -> Path:
+        """Write everything the scorer remembers to one npz file, atomically."""
+        return state.save_state(Path(path), self._live, self._requirements, self._prices, self._now)
+
+    def load_state(self, path: str | Path) -> None:
+        """Replace everything the scorer remembers by a saved state of the same bundle.
+
+        Raises
+        ------
+        BundleError : the state belongs to another bundle.
+        DataError : the file is damaged; the scorer is left as it was.
+        """
+        live, requirements, prices, now = state.load_state(Path(path), self.bundle, self.policy)
+        self._live, self._requirements, self._prices, self._now = live, requirements, prices, now
+
+    def _decide(
+        self, book: AccountBook, ts: int, prices: Mapping[str, float], *, remember: bool
+    ) -> Decisions:
+        store, marks = self._live.store, self._prices.newer_than(None)
+        return self._requirements.decide(
+            book,
+            ts,
+            prices,
+            conditions=conditions_at(store, ts),
+            liquidity_usd=liquidity_at(store, marks, ts),
+            remember=remember,
+        )
+
+    def _moment(self, ts: TimeLike | None) -> int:
+        if self._requirements.forecast is None or self._now is None:
+            raise DataError(
+                "no bar was closed yet, so there is no forecast",
+                table="bars",
+                fix="observe bars and call close_bar first",
+            )
+        moment = self._now if ts is None else to_us(ts)
+        if moment < self._now:
+            raise DataError(
+                f"the clock went backwards: {format_us(moment)} was asked for after {format_us(self._now)}",
+                fix="score with the newest time, or with ts=None",
+            )
+        return moment
+
+    def _take_prices(self, table: str, columns: Mapping[str, AnyArray]) -> None:
+        if table != "marks":
+            return
+        priced = np.flatnonzero(np.isfinite(columns["mark_close"]))
+        newest = priced[np.argsort(columns["ts"][priced], kind="stable")]
+        last = dict(zip(columns["symbol"][newest].tolist(), newest.tolist(), strict=True))
+        for symbol, row in last.items():
+            self._prices.update(symbol, float(columns["mark_close"][row]), int(columns["ts"][row]))
+
+    def _take_closes(self, ts: int) -> None:
+        closes = self._live.closes()
+        for symbol, close in zip(self.markets, closes, strict=True):
+            if np.isfinite(close):
+                self._prices.update(symbol, float(close), ts)
+
+    def _count(self, table: str, checked: CheckedRows, n_late: int) -> None:
+        self.telemetry.count("observed_rows", checked.n_rows - n_late, label=table)
+        self.telemetry.count("late_rows", n_late, label=table)
+        self.telemetry.count("rejected_rows", len(checked.problems), label=table)
+        self.telemetry.problems.extend(checked.problems)

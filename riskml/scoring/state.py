@@ -1,0 +1,158 @@
+"""Saving and restoring a scorer: one npz file, no pickle, written atomically.
+
+Everything that a later decision depends on is in it: the rows that wait in the store, the
+input and feature windows, what the guards and the requirements remember, and the newest
+prices. Keys are ``<part>/<name>``; ``header`` is a JSON text with the bundle's id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from riskml.arrays import AnyArray
+from riskml.contracts import contract
+from riskml.errors import BundleError, DataError
+from riskml.features.series import SERIES_TABLES, SeriesKey, SeriesStore
+from riskml.markets import Market
+from riskml.risk.policy import MarginPolicy
+from riskml.scoring.live import LiveFeatures
+from riskml.scoring.prices import PriceBook
+from riskml.scoring.requirements import Requirements
+from riskml.scoring.session import LoadedBundle
+
+STATE_PROTOCOL = 1
+"""Version of the layout; a loader refuses every other one."""
+
+
+def save_state(
+    path: Path, live: LiveFeatures, requirements: Requirements, prices: PriceBook, now: int | None
+) -> Path:
+    """Write the state of a scorer; an existing file is replaced when the new one is complete."""
+    header = {
+        "protocol": STATE_PROTOCOL,
+        "bundle_id": live.bundle.manifest.bundle_id,
+        "markets": [[market.symbol, market.venue] for market in live.markets],
+        "last_bar": live.last_bar,
+        "bars_since_prune": live.bars_since_prune,
+        "now": now,
+    }
+    arrays: dict[str, AnyArray] = {"header": np.array(json.dumps(header))}
+    arrays |= _prefixed("store", _store_arrays(live.store))
+    arrays |= _prefixed("live", live.to_arrays())
+    arrays |= _prefixed("requirements", requirements.to_arrays())
+    arrays |= _prefixed("prices", prices.to_arrays())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub confuses names with allow_pickle
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load_state(
+    path: Path, bundle: LoadedBundle, policy: MarginPolicy
+) -> tuple[LiveFeatures, Requirements, PriceBook, int | None]:
+    """Read a state; nothing is changed when it is not usable.
+
+    Raises
+    ------
+    BundleError : the state belongs to another bundle.
+    DataError : there is no such file, it is damaged or of another layout.
+    """
+    arrays = _read(path)
+    try:
+        header = json.loads(str(arrays["header"]))
+        if header["protocol"] != STATE_PROTOCOL:
+            raise DataError(
+                f"{path} has state protocol {header['protocol']}; this runtime reads {STATE_PROTOCOL}",
+                fix="start from the history instead of the state",
+            )
+        if header["bundle_id"] != bundle.manifest.bundle_id:
+            raise BundleError(
+                f"{path} was saved with bundle {header['bundle_id'][:12]}; {bundle.path} is "
+                f"{bundle.manifest.bundle_id[:12]}",
+                fix="load the bundle that wrote the state, or start from the history",
+            )
+        live = LiveFeatures(bundle)
+        extra = [Market(symbol, venue) for symbol, venue in header["markets"][len(live.markets) :]]
+        if extra:
+            live.add_markets(extra)
+        live.from_arrays(_part(arrays, "live"))
+        _fill_store(live.store, _part(arrays, "store"))
+        live.last_bar = header["last_bar"]
+        live.bars_since_prune = int(header["bars_since_prune"])
+        requirements = Requirements(bundle, policy)
+        requirements.from_arrays(_part(arrays, "requirements"), live.markets)
+        return live, requirements, PriceBook.from_arrays(_part(arrays, "prices")), header["now"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path) -> dict[str, AnyArray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"there is no state file {path}", fix="save a state first") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is not a usable state: {error!r}", fix="start from the history instead of the state"
+    )
+
+
+def _store_arrays(store: SeriesStore) -> dict[str, AnyArray]:
+    keys = [key for table in SERIES_TABLES for key in store.keys(table)]
+    arrays: dict[str, AnyArray] = {"keys": np.array(keys, dtype=np.str_).reshape(len(keys), 4)}
+    for number, key in enumerate(keys):
+        rows = store.get(key)
+        if rows is not None:
+            arrays[f"{number}/times"] = np.stack([rows.ts, rows.known_at])
+            arrays[f"{number}/values"] = rows.values
+            arrays[f"{number}/columns"] = np.array(rows.column_names, dtype=np.str_)
+    return arrays
+
+
+def _fill_store(store: SeriesStore, arrays: Mapping[str, AnyArray]) -> None:
+    for number, text in enumerate(arrays["keys"].tolist()):
+        times, values = arrays[f"{number}/times"], arrays[f"{number}/values"]
+        columns: dict[str, Any] = dict(zip(arrays[f"{number}/columns"].tolist(), values.T, strict=True))
+        columns |= {"ts": times[0], "known_at": times[1]}
+        store.append(text[0], columns | _key_columns(SeriesKey(*text), times.shape[1]))
+
+
+def _key_columns(key: SeriesKey, n_rows: int) -> dict[str, AnyArray]:
+    """The key columns that a series was split by, each value repeated [n_rows]."""
+    names = [name for name in contract(key.table).key if name != "ts"]
+    n_details = len(names) - 2
+    # An account id may hold the separator, the columns behind it may not.
+    details = key.detail.rsplit("|", n_details - 1) if n_details > 0 else []
+    columns: dict[str, AnyArray] = {}
+    for name, text in zip(names, [key.place, key.name, *details], strict=False):
+        is_number = contract(key.table).column(name).kind == "float"
+        columns[name] = np.full(n_rows, float(text)) if is_number else np.full(n_rows, text)
+    return columns
+
+
+def _prefixed(part: str, arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    return {f"{part}/{name}": array for name, array in arrays.items()}
+
+
+def _part(arrays: Mapping[str, AnyArray], part: str) -> dict[str, AnyArray]:
+    prefix = f"{part}/"
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,204 @@
+"""Books as they would be: after trades, and after a move of prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from riskml.arrays import AnyArray, Float1D
+from riskml.errors import DataError, Problem, nearest
+from riskml.risk.accounts import AccountBook
+
+_ALL = "*"
+
+
+def changed_book(
+    book: AccountBook,
+    prices: Mapping[str, float],
+    trades: Sequence[Mapping[str, Any]],
+    shock: Mapping[str, float] | float | None,
+) -> tuple[AccountBook, dict[str, float]]:
+    """The book and the prices after ``trades`` at current prices and then ``shock``.
+
+    Parameters
+    ----------
+    prices : symbol -> price by which the book is marked; positions of other symbols keep their marks.
+    trades : see :meth:`riskml.scoring.Scorer.what_if`.
+    shock : move per symbol as a fraction, or one number for all.
+
+    Raises
+    ------
+    DataError : a trade names an unknown account, has no usable size or no price; a shock <= -1.
+    """
+    moves = _moves(shock)
+    columns = _book_columns(book, prices)
+    _apply_trades(columns, book, prices, trades)
+    positions, collateral = columns["positions"], columns["collateral"]
+    positions["mark_price"] = positions["mark_price"] * _factor(positions["symbol"], moves)
+    moving = dict(moves)
+    if _ALL in moving:  # a move of all markets does not move a stablecoin
+        general = moving.pop(_ALL)
+        traded = {str(symbol) for symbol in positions["symbol"]} | set(prices)
+        moving = dict.fromkeys(traded, general) | moving
+    collateral["price_usd"] = collateral["price_usd"] * _factor(collateral["asset"], moving)
+    shocked = {symbol: price * _move(symbol, moves) for symbol, price in prices.items()}
+    return AccountBook.from_arrays(**columns), shocked
+
+
+def _moves(shock: Mapping[str, float] | float | None) -> dict[str, float]:
+    moves = {} if shock is None else dict(shock) if isinstance(shock, Mapping) else {_ALL: float(shock)}
+    for symbol, move in moves.items():
+        if not np.isfinite(move) or move <= -1.0:
+            raise DataError(
+                f"a shock has to be a fraction above -1, found {move!r}",
+                market=symbol,
+                fix="write -0.2 for a fall by 20 %",
+            )
+    return moves
+
+
+def _move(symbol: str, moves: Mapping[str, float]) -> float:
+    return 1.0 + moves.get(symbol, moves.get(_ALL, 0.0))
+
+
+def _factor(names: AnyArray, moves: Mapping[str, float]) -> Float1D:
+    return np.array([_move(str(name), moves) for name in names], dtype=np.float64)
+
+
+def _book_columns(book: AccountBook, prices: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    ids, positions = np.asarray(book.account_id), book.positions
+    marks = np.where(np.isfinite(positions.mark_price), positions.mark_price, positions.entry_price)
+    return {
+        "accounts": {
+            "account_id": ids,
+            "cash_usd": book.cash_usd.copy(),
+            "maintenance_margin_usd": book.maintenance_margin_usd,
+            "margin_mode": book.margin_mode,
+            "ts": None if book.ts is None else [book.ts] * len(ids),
+        },
+        "positions": {
+            "account_id": ids[positions.account],
+            "venue": positions.venue,
+            "symbol": positions.symbol,
+            "size": positions.size.copy(),
+            "entry_price": positions.entry_price.copy(),
+            "mark_price": np.array(
+                [prices.get(str(name), mark) for name, mark in zip(positions.symbol, marks, strict=True)]
+            ),
+            "margin_mode": np.where(positions.isolated, "isolated", "cross"),
+            "isolated_margin_usd": positions.isolated_margin_usd,
+        },
+        "collateral": {
+            "account_id": ids[book.collateral.account],
+            "chain": book.collateral.chain,
+            "asset": book.collateral.asset,
+            "amount": book.collateral.amount,
+            "price_usd": book.collateral.price_usd,
+        },
+        "orders": {
+            "account_id": ids[book.orders.account],
+            "venue": book.orders.venue,
+            "symbol": book.orders.symbol,
+            "size": book.orders.size,
+            "price": book.orders.price,
+            "reduce_only": book.orders.reduce_only,
+        },
+    }
+
+
+def _apply_trades(
+    columns: dict[str, dict[str, Any]],
+    book: AccountBook,
+    prices: Mapping[str, float],
+    trades: Sequence[Mapping[str, Any]],
+) -> None:
+    """Merge trades into the positions; realised profit goes to cash, as a venue books it."""
+    if not trades:
+        return
+    positions, accounts = columns["positions"], columns["accounts"]
+    rows = {name: list(values) for name, values in positions.items()}
+    place = {
+        key: row
+        for row, key in enumerate(zip(rows["account_id"], rows["venue"], rows["symbol"], strict=True))
+    }
+    account_row = {str(name): row for row, name in enumerate(book.account_id)}
+    marks = {
+        str(symbol): float(mark) for symbol, mark in zip(rows["symbol"], rows["mark_price"], strict=True)
+    }
+    problems = []
+    for number, trade in enumerate(trades):
+        problem = _trade_problem(trade, number, account_row)
+        price = float(
+            trade.get("price")
+            or prices.get(trade.get("symbol", ""), marks.get(trade.get("symbol", ""), np.nan))
+        )
+        if problem is None and not (np.isfinite(price) and price > 0):
+            problem = Problem(
+                "no-price",
+                "the trade has no positive price",
+                "add 'price'",
+                "trades",
+                str(trade["symbol"]),
+                number,
+            )
+        if problem is not None:
+            problems.append(problem)
+            continue
+        key = (trade["account_id"], trade["venue"], trade["symbol"])
+        if key not in place:
+            place[key] = len(rows["size"])
+            new = dict(zip(("account_id", "venue", "symbol"), key, strict=True)) | {
+                "size": 0.0,
+                "entry_price": price,
+                "mark_price": prices.get(trade["symbol"], marks.get(trade["symbol"], price)),
+                "margin_mode": "cross",
+                "isolated_margin_usd": np.nan,
+            }
+            for name, values in rows.items():
+                values.append(new[name])
+        row = place[key]
+        realised, rows["size"][row], rows["entry_price"][row] = _fill(
+            float(rows["size"][row]), float(rows["entry_price"][row]), float(trade["size"]), price
+        )
+        accounts["cash_usd"][account_row[trade["account_id"]]] += realised
+    if problems:
+        raise DataError.from_problems(problems, "the trades are not usable")
+    for name in ("size", "entry_price", "mark_price", "isolated_margin_usd"):
+        positions[name] = np.array(rows[name], dtype=np.float64)
+    for name in ("account_id", "venue", "symbol", "margin_mode"):
+        positions[name] = np.array(rows[name], dtype=object)
+
+
+def _trade_problem(trade: Mapping[str, Any], number: int, accounts: Mapping[str, int]) -> Problem | None:
+    missing = [name for name in ("account_id", "venue", "symbol", "size") if name not in trade]
+    if missing:
+        return Problem("missing-column", f"the trade has no '{missing[0]}'", "add it", "trades", None, number)
+    if trade["account_id"] not in accounts:
+        hint = nearest(str(trade["account_id"]), accounts)
+        return Problem(
+            "unknown-account",
+            f"account '{trade['account_id']}' is not in the book.{hint}",
+            "use an account of the book",
+            "trades",
+            str(trade["symbol"]),
+            number,
+        )
+    if not np.isfinite(float(trade["size"])):
+        return Problem(
+            "not-finite", "the trade's size has to be finite", "", "trades", str(trade["symbol"]), number
+        )
+    return None
+
+
+def _fill(size: float, entry: float, traded: float, price: float) -> tuple[float, float, float]:
+    """Realised profit, new size and new average entry price after a fill."""
+    closing = min(abs(traded), abs(size)) if size * traded < 0 else 0.0
+    realised = closing * (price - entry) * np.sign(size)
+    total = size + traded
+    if size * traded >= 0 and total != 0:
+        entry = (size * entry + traded * price) / total
+    elif abs(traded) > abs(size):
+        entry = price
+    return float(realised), total, entry

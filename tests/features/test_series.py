@@ -1,0 +1,123 @@
+"""The series store: splitting rows, order of arrival, revisions."""
+
+import numpy as np
+import pytest
+
+from riskml.errors import ContractError, DataError
+from riskml.features.series import SeriesKey, SeriesStore
+
+BTC = SeriesKey("funding", "sim", "BTC")
+
+
+def _funding(rows):
+    """Rows (ts, known_at, symbol, rate) as contract columns."""
+    return {
+        "ts": np.array([row[0] for row in rows], dtype=np.int64),
+        "known_at": np.array([row[1] for row in rows], dtype=np.int64),
+        "venue": np.array(["sim"] * len(rows), dtype=object),
+        "symbol": np.array([row[2] for row in rows], dtype=object),
+        "rate": np.array([row[3] for row in rows]),
+        "interval_h": np.full(len(rows), 8.0),
+    }
+
+
+def test_rows_of_several_series_are_split_and_sorted():
+    store = SeriesStore()
+    added = store.append(
+        "funding", _funding([(2, 2, "BTC", 0.2), (1, 1, "ETH", 0.9), (1, 1, "BTC", 0.1), (2, 3, "BTC", 0.25)])
+    )
+    assert added == 4
+    rows = store.get(BTC)
+    assert rows.ts.tolist() == [1, 2, 2]
+    assert rows.known_at.tolist() == [1, 2, 3]
+    assert rows.column("rate").tolist() == [0.1, 0.2, 0.25]
+    assert [key.name for key in store.keys("funding")] == ["BTC", "ETH"]
+    assert store.keys("funding", "ETH") == [SeriesKey("funding", "sim", "ETH")]
+
+
+def test_any_order_of_arrival_gives_the_same_series():
+    rng = np.random.default_rng(0)
+    rows = [(int(t), int(t + d), "BTC", float(t * 10 + d)) for t in range(20) for d in (0, 3)]
+    whole = SeriesStore()
+    whole.append("funding", _funding(rows))
+    for _ in range(5):
+        pieces = SeriesStore()
+        for part in np.array_split(rng.permutation(len(rows)), 7):
+            pieces.append("funding", _funding([rows[place] for place in part]))
+        for name in ("ts", "known_at", "values"):
+            np.testing.assert_array_equal(getattr(pieces.get(BTC), name), getattr(whole.get(BTC), name))
+
+
+@pytest.mark.parametrize("again", [[(1, 1, "BTC", 9.9)], [(1, 1, "BTC", 9.9), (0, 0, "BTC", 0.0)]])
+def test_a_row_that_is_there_already_is_left_out(again):
+    store = SeriesStore()
+    store.append("funding", _funding([(1, 1, "BTC", 0.1), (2, 2, "BTC", 0.2)]))
+    assert store.append("funding", _funding(again)) == len(again) - 1
+    assert 9.9 not in store.get(BTC).column("rate").tolist()
+
+
+def test_a_view_that_was_taken_earlier_does_not_change_when_rows_arrive():
+    store = SeriesStore()
+    store.append("funding", _funding([(1, 1, "BTC", 0.1)]))
+    early = store.get(BTC)
+    for ts in range(2, 40):
+        store.append("funding", _funding([(ts, ts, "BTC", 0.5)]))
+    store.append("funding", _funding([(0, 0, "BTC", 0.7)]))
+    assert early.column("rate").tolist() == [0.1]
+    assert len(store.get(BTC)) == 40
+
+
+def test_pruning_keeps_the_newest_row():
+    store = SeriesStore()
+    store.append("funding", _funding([(1, 1, "BTC", 0.1), (2, 2, "BTC", 0.2), (3, 3, "BTC", 0.3)]))
+    store.prune(3)
+    assert store.get(BTC).ts.tolist() == [3]
+    store.prune(99)
+    assert store.get(BTC).ts.tolist() == [3]
+
+
+def test_numbers_in_a_key_become_part_of_the_detail():
+    store = SeriesStore()
+    one = np.array([1], dtype=np.int64)
+    depth = {"venue": np.array(["sim"]), "symbol": np.array(["BTC"]), "band_bps": np.array([50.0])}
+    store.append("depth", {"ts": one, "known_at": one, **depth, "bid_usd": one * 1.0, "ask_usd": one * 1.0})
+    assert store.keys("depth") == [SeriesKey("depth", "sim", "BTC", "50")]
+
+
+def test_a_missing_column_an_unknown_table_and_unequal_lengths_are_refused():
+    store = SeriesStore()
+    rows = _funding([(1, 1, "BTC", 0.1)])
+    with pytest.raises(ContractError, match="column rate is missing"):
+        store.append("funding", {name: values for name, values in rows.items() if name != "rate"})
+    with pytest.raises(ContractError, match="'positions' is not a time series"):
+        store.append("positions", rows)
+    with pytest.raises(ContractError, match="no table 'fundings'"):
+        store.append("fundings", rows)
+    with pytest.raises(DataError, match="unequal lengths"):
+        store.append("funding", {**rows, "rate": np.zeros(2)})
+
+
+def test_an_optional_column_may_be_left_out_and_reads_as_missing():
+    store = SeriesStore()
+    one = np.array([1], dtype=np.int64)
+    store.append(
+        "open_interest",
+        {
+            "ts": one,
+            "known_at": one,
+            "venue": np.array(["sim"]),
+            "symbol": np.array(["BTC"]),
+            "open_interest": [5.0],
+        },
+    )
+    rows = store.get(SeriesKey("open_interest", "sim", "BTC"))
+    assert rows.column("open_interest").tolist() == [5.0]
+    assert np.isnan(rows.column("open_interest_usd")).all()
+    assert (
+        store.append("open_interest", {name: values[:0] for name, values in _empty_interest().items()}) == 0
+    )
+
+
+def _empty_interest():
+    one = np.array([1], dtype=np.int64)
+    return {"ts": one, "known_at": one, "venue": np.array(["sim"]), "symbol": np.array(["BTC"])}

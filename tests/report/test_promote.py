@@ -1,0 +1,185 @@
+"""Promotion: what is released has to beat what is out, on the same rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from riskml import cli
+from riskml.bundle import PROTOCOL, Manifest, verify_bundle, write_bundle
+from riskml.errors import BundleError, DataError
+from riskml.report.bundles import changed_files, diff_manifests, run_metrics, summary
+from riskml.report.promote import current_release, judge, pooled_scores, release
+
+CONTENTS = {"market.onnx": b"m", "account.onnx": b"a", "golden.npz": b"g", "CARD.md": b"# card\n"}
+
+
+def manifest(**changes: Any) -> Manifest:
+    plain = Manifest(
+        bundle_id="",
+        riskml_version="0.1.0",
+        features=[{"name": "log_har_24h", "unit": "log", "lookback": 24, "inputs": ["high", "low"]}],
+        feature_fingerprint="f" * 64,
+        interval="1h",
+        horizons=["1h", "8h", "24h"],
+        markets=["BTC", "ETH"],
+        venues=["sim", "sim"],
+        n_bars=64,
+        fit_start="2023-01-01",
+        fit_end="2024-01-01",
+        calibrate_start="2024-01-02",
+        calibrate_end="2024-03-01",
+        data_end="2024-03-01",
+        seed=7,
+        recipe={"name": "quick"},
+        data_hashes={"bars": "0" * 64},
+        metrics={"qlike": {"1h": 0.5}},
+        feature_bounds={"log_har_24h": [-12.0, -3.0]},
+        files={},
+        protocol=PROTOCOL,
+    )
+    return replace(plain, **changes)
+
+
+def evaluation(bundle_id: str, qlike: float, log_loss: float, **changes: Any) -> dict[str, Any]:
+    metrics = [
+        {
+            "metric": metric,
+            "model": "riskml",
+            "horizon": horizon,
+            "market": market,
+            "side": "both",
+            "value": value,
+        }
+        for metric, value in (("qlike", qlike), ("log_loss", log_loss))
+        for horizon in ("1h", "8h", "24h")
+        for market in ("all", "BTC")
+    ]
+    record = {
+        "bundle_id": bundle_id,
+        "start": "2024-03-02",
+        "end": "2024-07-01",
+        "rows": 900,
+        "in_sample": False,
+    }
+    return {**record, "metrics": metrics, **changes}
+
+
+def test_without_a_release_an_out_of_sample_evaluation_is_enough() -> None:
+    assert judge(evaluation("x", 0.5, 0.1), None).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("qlike", "log_loss", "changes", "codes"),
+    [
+        (0.49, 0.10, {}, []),
+        (0.49, 0.09, {}, []),
+        (0.50, 0.10, {}, ["not-better"]),
+        (0.49, 0.11, {}, ["worse"]),
+        (0.51, 0.11, {}, ["worse", "worse"]),
+        (0.49, 0.10, {"in_sample": True}, ["in-sample"]),
+        (0.49, 0.10, {"rows": 901}, ["different-rows"]),
+        (0.49, 0.10, {"start": "2024-03-03"}, ["different-rows"]),
+    ],
+)
+def test_a_candidate_is_refused_with_every_reason(
+    qlike: float, log_loss: float, changes: dict[str, Any], codes: list[str]
+) -> None:
+    verdict = judge(evaluation("new", qlike, log_loss, **changes), evaluation("old", 0.5, 0.1))
+    assert [problem.code for problem in verdict.problems] == codes
+
+
+def test_an_evaluation_without_a_pooled_metric_decides_nothing() -> None:
+    record = evaluation("x", 0.5, 0.1)
+    record["metrics"] = [row for row in record["metrics"] if row["metric"] == "qlike"]
+    with pytest.raises(DataError, match="no pooled log_loss"):
+        pooled_scores(record)
+
+
+def test_a_release_is_a_verified_copy_with_its_evaluation_beside(tmp_path: Path) -> None:
+    made = write_bundle(tmp_path / "bundle", CONTENTS, manifest())
+    target = release(
+        tmp_path / "bundle", evaluation(made.bundle_id, 0.5, 0.1), tmp_path / "models", "perp-1h-0.1.0"
+    )
+    assert verify_bundle(target).bundle_id == made.bundle_id
+    found = current_release(tmp_path / "models")
+    assert found is not None
+    assert found[0] == target
+    assert found[1]["bundle_id"] == made.bundle_id
+
+
+def test_the_evaluation_of_another_bundle_releases_nothing(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle", CONTENTS, manifest())
+    with pytest.raises(DataError, match="evaluation is of bundle"):
+        release(tmp_path / "bundle", evaluation("other", 0.5, 0.1), tmp_path / "models", "first")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_released_name_is_never_given_to_another_bundle(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    first = write_bundle(tmp_path / "one", CONTENTS, manifest())
+    second = write_bundle(tmp_path / "two", {**CONTENTS, "CARD.md": b"# other\n"}, manifest())
+    release(tmp_path / "one", evaluation(first.bundle_id, 0.5, 0.1), models, "same")
+    with pytest.raises(BundleError, match="is another bundle"):
+        release(tmp_path / "two", evaluation(second.bundle_id, 0.4, 0.1), models, "same")
+
+
+def test_promote_refuses_with_exit_code_3_and_leaves_the_release(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models"
+    codes = []
+    for name, qlike in (("first", 0.5), ("worse", 0.6), ("better", 0.4)):
+        run = tmp_path / name
+        made = write_bundle(run / "bundle", {**CONTENTS, "CARD.md": name.encode()}, manifest())
+        (run / "evaluation.json").write_text(json.dumps(evaluation(made.bundle_id, qlike, 0.1)))
+        codes.append(cli.main(["promote", str(run), "--models", str(models), "--name", name]))
+    assert codes == [0, 3, 0]
+    assert (models / "RELEASE").read_text() == "better\n"
+    assert not (models / "worse").exists()
+    assert "qlike is 0.6, the release has 0.5" in capsys.readouterr().out
+
+
+def test_diff_names_fields_and_files_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_bundle(tmp_path / "one", CONTENTS, manifest())
+    two = write_bundle(
+        tmp_path / "two", {**CONTENTS, "CARD.md": b"# other\n"}, manifest(seed=8, markets=["BTC", "SOL"])
+    )
+    assert diff_manifests(one, two) == {"markets": ("BTC, ETH", "BTC, SOL"), "seed": (7, 8)}
+    assert changed_files(one, two) == ["CARD.md"]
+    assert cli.main(["diff", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    assert "files that differ: CARD.md" in capsys.readouterr().out
+    assert cli.main(["diff", str(tmp_path / "one"), str(tmp_path / "one")]) == 0
+    assert "the same bundle" in capsys.readouterr().out
+
+
+def test_inspect_prints_what_a_bundle_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = write_bundle(tmp_path / "bundle", CONTENTS, manifest())
+    assert summary(made)["markets"] == "sim:BTC, sim:ETH"
+    assert cli.main(["inspect", str(tmp_path / "bundle")]) == 0
+    said = capsys.readouterr().out
+    assert made.bundle_id in said
+    assert "qlike.1h" in said
+
+
+def test_inspect_refuses_a_bundle_with_one_byte_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "bundle", CONTENTS, manifest())
+    (tmp_path / "bundle" / "market.onnx").write_bytes(b"n")
+    assert cli.main(["inspect", str(tmp_path / "bundle"), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["problems"][0]["code"] == "bundle-refused"
+
+
+def test_compare_shows_metrics_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("a", 0.5), ("b", 0.4)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"test": {"qlike": value}, "label": "text"}))
+    assert run_metrics(tmp_path / "a") == {"test.qlike": 0.5}
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "test.qlike  0.5  0.4    -0.1" in capsys.readouterr().out
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path)]) == 1

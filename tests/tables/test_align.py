@@ -1,0 +1,130 @@
+"""From the lake to arrays: the same values as a scorer that saw the rows arrive."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from riskml.errors import DataError
+from riskml.features.catalog import CATALOG, select
+from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
+from riskml.features.inputs import assemble_inputs, max_staleness_us
+from riskml.features.series import SERIES_TABLES, SeriesStore
+from riskml.markets import Market
+from riskml.tables.align import grid_bounds, load_grid, load_panel, load_store, to_columns
+from riskml.tables.lake import Lake
+from riskml.tables.synthetic import generate_sample
+from riskml.units import HOUR, duration_us, to_us
+
+INTERVAL = "4h"
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    path = tmp_path_factory.mktemp("align") / "lake"
+    generate_sample(path, days=260, markets=3, accounts=2, interval=INTERVAL)
+    return Lake(path)
+
+
+@pytest.fixture(scope="module")
+def markets(lake):
+    return lake.markets(INTERVAL)
+
+
+@pytest.fixture(scope="module")
+def end(lake):
+    return int(lake.read("bars", columns=["ts"])["ts"].cast(pa.int64()).to_numpy().max()) - 5 * duration_us(
+        INTERVAL
+    )
+
+
+def _arrivals(lake):
+    """Every row of every series table with the moment it became known."""
+    tables = {}
+    for table in SERIES_TABLES:
+        columns = to_columns(lake.read(table))
+        order = np.argsort(columns["known_at"], kind="stable")
+        tables[table] = {name: values[order] for name, values in columns.items()}
+    return tables
+
+
+def test_a_scorer_that_sees_rows_arrive_computes_the_same_features(lake, markets, end):
+    bar = duration_us(INTERVAL)
+    n_bars = 12
+    panel = load_panel(lake, markets, INTERVAL, end - n_bars * bar, end)
+    lookback = lookback_bars(CATALOG, INTERVAL)
+    names = input_names(CATALOG)
+    tables, seen = _arrivals(lake), dict.fromkeys(SERIES_TABLES, 0)
+    store = SeriesStore()
+    slots = np.arange(end - (n_bars + lookback) * bar, end, bar)
+    ring = {name: np.full((len(slots), len(markets)), np.nan) for name in names}
+    for place, ts in enumerate(slots):
+        for table, columns in tables.items():
+            known = int(np.searchsorted(columns["known_at"], ts, side="right"))
+            fresh = {name: values[seen[table] : known] for name, values in columns.items()}
+            store.append(table, fresh)
+            seen[table] = known
+        store.prune(ts - max_staleness_us() - bar)
+        slot = assemble_inputs(store, slots[place : place + 1], markets, interval=INTERVAL, names=names)
+        for name in names:
+            ring[name][place] = slot[name][0]
+    for row in range(n_bars):
+        stop = len(slots) - n_bars + row + 1
+        window = {name: values[stop - lookback : stop] for name, values in ring.items()}
+        live = evaluate_features(CATALOG, window, slots[stop - lookback : stop], interval=INTERVAL, tail=1)
+        np.testing.assert_allclose(live[0], panel.features[row], rtol=1e-9, atol=1e-12)
+    assert np.isfinite(panel.features).mean() > 0.95
+
+
+def test_a_panel_of_a_part_equals_that_part_of_the_panel(lake, markets, end):
+    bar = duration_us(INTERVAL)
+    whole = load_panel(lake, markets, INTERVAL, end - 300 * bar, end)
+    part = load_panel(lake, markets[1:], INTERVAL, end - 40 * bar, end - 7 * bar, reference=markets)
+    np.testing.assert_array_equal(part.ts, whole.ts[260:293])
+    assert part.features.tobytes() == np.ascontiguousarray(whole.features[260:293, 1:]).tobytes()
+    np.testing.assert_array_equal(part.close, whole.close[260:293, 1:])
+    assert part.markets == tuple(markets[1:])
+
+
+def test_without_other_reference_markets_the_factor_is_the_market_itself(lake, markets, end):
+    bar = duration_us(INTERVAL)
+    alone = load_panel(lake, markets[:1], INTERVAL, end - bar, end, features=select(["factor_loading_1"]))
+    assert alone.features[0, 0, 0] == pytest.approx(1.0)
+
+
+def test_the_lake_decides_nothing_by_rows_after_the_slot(lake, markets, end):
+    names = input_names(CATALOG)
+    bar = duration_us(INTERVAL)
+    short = load_grid(lake, markets, INTERVAL, end - 30 * bar, end, names)
+    long = load_grid(lake, markets, INTERVAL, end - 30 * bar, end + 4 * bar, names)
+    for name in names:
+        np.testing.assert_array_equal(long.inputs[name][:30], short.inputs[name])
+
+
+def test_the_store_holds_only_what_the_inputs_need(lake, markets, end):
+    store = load_store(lake, markets[:1], INTERVAL, end - 10 * HOUR, end, ["close", "funding_8h"])
+    assert {key.table for key in store.keys("bars") + store.keys("funding")} == {"bars", "funding"}
+    assert {key.name for key in store.keys("bars")} == {markets[0].symbol}
+    assert store.keys("flows") == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "start", "end", "expected"),
+    [
+        ("1h", "2024-01-01", "2024-01-01T03:00", ("2024-01-01T00:00", "2024-01-01T03:00")),
+        ("1h", "2024-01-01T00:01", "2024-01-01T02:59", ("2024-01-01T01:00", "2024-01-01T03:00")),
+        ("8h", "2024-01-01T01:00", "2024-01-02", ("2024-01-01T08:00", "2024-01-02T00:00")),
+    ],
+)
+def test_bounds_are_bar_closes_with_the_end_excluded(interval, start, end, expected):
+    assert grid_bounds(interval, start, end) == tuple(to_us(time) for time in expected)
+
+
+def test_an_empty_range_no_market_and_no_bars_are_refused(lake, markets, end):
+    with pytest.raises(DataError, match="no 4h bar closes between"):
+        load_panel(lake, markets, INTERVAL, end, end)
+    with pytest.raises(DataError, match="at least one market"):
+        load_grid(lake, [], INTERVAL, end - 100 * HOUR, end, ["close"])
+    with pytest.raises(DataError, match="no 4h bar of sim:"):
+        load_panel(lake, markets, INTERVAL, "2001-01-01", "2001-02-01", features=select("calendar"))
+    with pytest.raises(DataError, match="no symbol 'NOPE'"):
+        load_panel(lake, [Market("NOPE", "sim")], INTERVAL, end - 100 * HOUR, end)

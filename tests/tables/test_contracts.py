@@ -1,0 +1,172 @@
+"""The gate between outside data and the package: what passes, what is refused and how."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from riskml.contracts import CONTRACTS
+from riskml.errors import ContractError
+from riskml.tables.contracts import as_arrays, drop_invalid, enforce, from_arrays, schema
+
+
+def codes(error: ContractError) -> list[str]:
+    return [problem.code for problem in error.problems]
+
+
+def test_every_contract_has_a_schema_with_its_columns_in_order():
+    for name, spec in CONTRACTS.items():
+        assert tuple(schema(name).names) == spec.column_names
+        assert schema(name).field("ts").type == pa.timestamp("us", tz="UTC")
+
+
+def test_an_unknown_table_names_the_nearest_one():
+    with pytest.raises(ContractError, match="no table 'bar'. Did you mean 'bars'"):
+        schema("bar")
+
+
+def test_good_rows_come_back_in_column_order_with_absent_optional_columns_null(rows):
+    data = rows.bars([100.0, 101.0])
+    shuffled = data.select(data.column_names[::-1])
+    checked = enforce("bars", shuffled)
+    assert checked.schema.equals(schema("bars"))
+    assert checked.column("trades").null_count == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [
+        ("volume", pa.array([1, 2], pa.int32()), pa.float64()),
+        ("volume", pa.array([1.0, 2.0], pa.float32()), pa.float64()),
+        ("symbol", pa.array(["BTC", "BTC"], pa.large_string()), pa.string()),
+        ("symbol", pa.array(["BTC", "BTC"]).dictionary_encode(), pa.string()),
+        ("trades", pa.nulls(2), pa.float64()),
+    ],
+)
+def test_types_that_lose_nothing_are_widened(rows, column, values, kind):
+    data = rows.bars([100.0, 101.0])
+    if column in data.column_names:
+        data = data.drop_columns([column])
+    assert enforce("bars", data.append_column(column, values)).column(column).type == kind
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ms", tz="UTC"), pa.timestamp("us"), pa.int64()])
+def test_times_of_other_resolutions_and_integer_microseconds_mean_the_same(rows, kind):
+    data = rows.bars([100.0])
+    ts = data.column("ts")
+    other = ts.cast(pa.int64()) if kind == pa.int64() else ts.cast(pa.timestamp("us", tz="UTC")).cast(kind)
+    assert (
+        enforce("bars", data.set_column(0, "ts", other))
+        .column("ts")
+        .equals(enforce("bars", data).column("ts"))
+    )
+
+
+def test_a_missing_column_is_named_with_the_near_name_that_was_found(rows):
+    data = rows.bars([100.0]).rename_columns(
+        ["ts", "known_at", "venue", "symbol", "interval", "open", "high", "low", "closee", "volume"]
+    )
+    with pytest.raises(
+        ContractError, match="'close' .* is required and missing. Did you mean 'closee'"
+    ) as caught:
+        enforce("bars", data)
+    assert codes(caught.value) == ["missing-column", "unknown-column"]
+    assert caught.value.table == "bars"
+
+
+def test_a_wrong_type_is_refused_and_says_what_is_required(rows):
+    data = rows.bars([100.0, 101.0], volume=["5", "6"])
+    with pytest.raises(ContractError, match="'volume' has type string; double is required") as caught:
+        enforce("bars", data)
+    assert codes(caught.value) == ["wrong-type"]
+
+
+def test_a_time_that_would_lose_nanoseconds_is_refused(rows):
+    data = rows.bars([100.0])
+    odd = pa.array([1_700_000_000_000_000_001], pa.timestamp("ns", tz="UTC"))
+    with pytest.raises(ContractError, match="'ts' has type timestamp"):
+        enforce("bars", data.set_column(0, "ts", odd))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "code", "row"),
+    [
+        ("close", [100.0, float("nan"), 100.0], "null-value", 1),
+        ("close", [100.0, 100.0, float("inf")], "not-finite", 2),
+        ("close", [100.0, 0.0, 100.0], "wrong-sign", 1),
+        ("volume", [5.0, 5.0, -1.0], "wrong-sign", 2),
+        ("high", [101.0, 98.0, 101.0], "high-below-low", 1),
+        ("trades", [1.0, -1.0, 1.0], "wrong-sign", 1),
+    ],
+)
+def test_bad_values_are_refused_with_their_row_and_market(rows, column, values, code, row):
+    with pytest.raises(ContractError, match=f"row {row}") as caught:
+        enforce("bars", rows.bars([100.0, 100.0, 100.0], **{column: values}))
+    assert code in codes(caught.value)
+    assert caught.value.row == row
+    assert caught.value.market.startswith("binance:")
+
+
+def test_a_null_key_is_refused(rows):
+    data = rows.bars([100.0, 101.0])
+    data = data.set_column(data.column_names.index("symbol"), "symbol", pa.array(["BTC", None]))
+    with pytest.raises(ContractError, match="row 1: column 'symbol' may not be null"):
+        enforce("bars", data)
+
+
+def test_nan_in_an_optional_column_means_missing_and_becomes_null(rows):
+    checked = enforce("bars", rows.bars([100.0, 101.0], trades=[float("nan"), 3.0]))
+    assert checked.column("trades").to_pylist() == [None, 3.0]
+
+
+def test_a_row_known_before_it_happened_is_refused(rows):
+    data = rows.bars([100.0, 101.0], known_at=rows.times([rows.T0, rows.T0]))
+    with pytest.raises(ContractError, match="'known_at' is before 'ts'"):
+        enforce("bars", data)
+
+
+def test_duplicate_keys_name_their_rows_and_a_revision_is_no_duplicate(rows):
+    data = rows.bars([100.0, 101.0])
+    with pytest.raises(ContractError, match="symbol=BTC.* appears more than once .*2 rows: 2, 3") as caught:
+        enforce("bars", pa.concat_tables([data, data]))
+    assert codes(caught.value) == ["duplicate-key"]
+    later = rows.times([rows.T0 + 10**10] * 2)
+    revised = data.set_column(1, "known_at", later)
+    assert enforce("bars", pa.concat_tables([data, revised])).num_rows == 4
+
+
+def test_every_problem_is_collected_before_the_error(rows):
+    data = rows.bars([100.0, 100.0], volume=[-1.0, 5.0], high=[90.0, 101.0]).drop_columns(["open"])
+    with pytest.raises(ContractError, match="3 problems") as caught:
+        enforce("bars", data)
+    assert sorted(codes(caught.value)) == ["high-below-low", "missing-column", "wrong-sign"]
+
+
+def test_a_projection_checks_keys_but_not_columns_left_out(rows):
+    data = rows.bars([100.0, 101.0], volume=[-1.0, 5.0])
+    assert enforce("bars", data, columns=["close"]).column_names == [
+        "ts",
+        "known_at",
+        "venue",
+        "symbol",
+        "interval",
+        "close",
+    ]
+
+
+def test_dropping_invalid_rows_keeps_the_rest_and_reports_each_finding(rows):
+    data = rows.bars([100.0, 100.0, 100.0, 100.0], volume=[5.0, -1.0, 5.0, 5.0])
+    again = pa.concat_tables([data, data.slice(3, 1)])
+    kept, problems = drop_invalid("bars", again, where="file.parquet")
+    assert kept.num_rows == 3
+    assert [problem.code for problem in problems] == ["wrong-sign", "duplicate-key"]
+
+
+def test_numpy_columns_survive_the_round_trip(rows):
+    data = enforce("bars", rows.bars([100.0, 101.0], trades=[float("nan"), 3.0]))
+    arrays = as_arrays(data)
+    assert arrays["ts"].dtype == np.int64
+    assert arrays["symbol"].tolist() == ["BTC", "BTC"]
+    assert np.isnan(arrays["trades"][0])
+    assert from_arrays("bars", arrays).equals(data)
