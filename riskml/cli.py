@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(given)
         command = options.command
         with Progress(enabled=not options.quiet) as progress:
-            outcome = options.run(options, progress)
+            outcome: Outcome = options.run(options, progress)
     except UsageError as error:
         outcome = _failure(error, "usage", USAGE)
     except RiskmlError as error:

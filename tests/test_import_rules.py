@@ -32,7 +32,7 @@ class Rule:
 _CORE_RULE = Rule(CORE)
 _RUNTIME = Rule(CORE | {"tables", "scoring", "backfill"}, TABLE_LIBRARIES | {"onnxruntime"})
 RULES: dict[str, Rule] = {
-    **{name: _CORE_RULE for name in sorted(CORE - {"__version__", "bundle"})},
+    **dict.fromkeys(sorted(CORE - {"__version__", "bundle"}), _CORE_RULE),
     "bundle": Rule(CORE, frozenset({"numpy", "cryptography"})),
     "scoring": Rule(CORE, frozenset({"numpy", "onnxruntime"})),
     "tables": Rule(CORE, TABLE_LIBRARIES),

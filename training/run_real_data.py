@@ -103,16 +103,19 @@ def step_evaluate(bundle: str, lake: str, start: str, end: str, out: str) -> dic
 def step_backfill(bundle: str, lake: str, out: str, report_file: str) -> dict[str, Any]:
     """Margins of every account-hour of the 2023 venue, ranked against its liquidations."""
     from riskml.backfill.local import backfill
-
     from riskml.bundle import read_manifest
     from riskml.learning.account_measures import YARDSTICK, account_rows, read_margins
     from riskml.tables.lake import Lake
 
     store = Lake(lake)
-    span = {"start": ACCOUNTS_START, "end": ACCOUNTS_END}
-    backfill(bundle, store, out, engines=("riskml", YARDSTICK), resume=True, progress=say_progress, **span)
+    start, end = ACCOUNTS_START, ACCOUNTS_END
+    engines = ("riskml", YARDSTICK)
+    backfill(
+        bundle, store, out, start=start, end=end, engines=engines, resume=True, progress=say_progress
+    )
     margins = read_margins(Path(out))
-    rows = account_rows(margins, store.read("liquidations", **span), read_manifest(bundle).horizons)
+    liquidations = store.read("liquidations", start=start, end=end)
+    rows = account_rows(margins, liquidations, read_manifest(bundle).horizons)
     in_sample = int(sum(margins["in_sample"].to_pylist()))
     metrics = [row.to_dict() for row in rows]
     write_text(Path(report_file), json.dumps({"metrics": metrics}, allow_nan=False) + "\n")

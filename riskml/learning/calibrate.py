@@ -41,6 +41,8 @@ SCALE_BOUND = 0.7
 """|a| at most: a law that is wrong by more than a factor 2 is a bug, not a calibration."""
 HOURS_PER_WEEK = 168
 _MAX_STEPS = 30
+_CONVERGED = 1e-5
+"""Log-likelihood still to be gained, about; 1 would be one standard error."""
 _SMALLEST = 1e-12
 
 
@@ -152,6 +154,8 @@ def _scoring(log_z: FloatND, outcome: FloatND, nu: FloatND, weight: Float1D) -> 
     best, gradient, information = _objective(current, log_z, outcome, nu, weight)
     for _ in range(_MAX_STEPS):
         step = np.linalg.solve(information, gradient)
+        if gradient @ step < _CONVERGED:
+            break
         scale = 1.0
         while scale > 1e-4:
             trial = current + scale * step
@@ -163,10 +167,7 @@ def _scoring(log_z: FloatND, outcome: FloatND, nu: FloatND, weight: Float1D) -> 
             scale /= 2.0
         else:
             break
-        moved = float(np.abs(trial - current).max())
         current, best, gradient, information = trial, value, trial_gradient, trial_information
-        if moved < 1e-5:
-            break
     return current
 
 

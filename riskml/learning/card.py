@@ -35,8 +35,8 @@ _USE = """
 - For linear (USD-margined) perpetual futures at the interval above. A market that was never fitted can be
   scored, with the stressed reference scale of `*` in the manifest.
 - Volatility alone cannot margin a cascade: keep the stressed floor and the circuit breaker of the policy on.
-- Missing features count as their fit mean inside the graph; the scorer's guards keep requirements from falling
-  while a source is away.
+- Missing features count as their fit mean inside the graph; the scorer's guards keep requirements from
+  falling while a source is away.
 - The figures of the fit, above, are in sample or were used to choose: do not quote them.
 """
 
@@ -82,7 +82,7 @@ def model_card(record: Mapping[str, Any], parity: Mapping[str, float]) -> str:
             f"power {_row(record['calibration_power'])}.",
             f"Largest relative difference between network and graph: {graphs}.",
             "",
-            "Behind data end: run `riskml evaluate` on data after the purge; its table belongs to the release.",
+            "Behind data end: run `riskml evaluate` on data after the purge.",
             _USE,
         ]
     )
@@ -99,7 +99,7 @@ def _metric_table(metrics: Mapping[str, float], horizons: Sequence[str]) -> list
             if name in metrics:
                 lines.append(
                     f"| {part} | {horizon} | {metrics[name]:.4f} | {metrics[name + '_log_har']:.4f} | "
-                    f"{metrics[name + '_ratio']:.3f} | {100 * metrics[f'{part}_breach_rate_{horizon}']:.2f} % |"
+                    f"{metrics[name + '_ratio']:.3f} | {metrics[f'{part}_breach_rate_{horizon}']:.2%} |"
                 )
     return lines
 

@@ -140,7 +140,7 @@ def _golden(run: Run, market: bytes, account: bytes) -> tuple[dict[str, AnyArray
         worst = max(worst, _account_difference(run, inputs, outputs))
     if not worst <= ACCOUNT_TOLERANCE:
         raise BundleError(
-            f"account.onnx differs from the numpy law by {worst:.1e} relative; {ACCOUNT_TOLERANCE:g} is allowed",
+            f"account.onnx differs from the numpy law by {worst:.1e} relative (limit {ACCOUNT_TOLERANCE:g})",
             fix="export with the torch and onnxscript versions of constraints.txt",
         )
     golden |= {f"account_input_{name}": value for name, value in inputs.items()}
@@ -169,7 +169,9 @@ def _account_difference(run: Run, inputs: Mapping[str, Any], outputs: Mapping[st
         if expected.shape != found.shape or not np.isfinite(found).all():
             return float("inf")
         # The floor lies far below the smallest probability that matters, so the far tail is compared too.
-        worst = max(worst, float((np.abs(expected - found) / np.maximum(np.abs(expected), 1e-25)).max(initial=0.0)))
+        worst = max(
+            worst, float((np.abs(expected - found) / np.maximum(np.abs(expected), 1e-25)).max(initial=0.0))
+        )
     return worst
 
 
@@ -181,7 +183,9 @@ def _feature_records(run: Run) -> list[dict[str, Any]]:
     try:
         features = select(names)
     except ValueError as error:
-        raise BundleError(f"{run.path} uses features that the catalogue lacks: {error}", fix="build and fit again") from error
+        raise BundleError(
+            f"{run.path} uses features that the catalogue lacks: {error}", fix="build and fit again"
+        ) from error
     if fingerprint(features, interval) != run.record["feature_fingerprint"]:
         raise BundleError(
             f"{run.path} was fitted on other feature definitions than this version's",

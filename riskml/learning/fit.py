@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 import riskml
 from riskml.arrays import FloatND
@@ -154,7 +155,8 @@ def fit_run(
     if progress is not None:
         progress(chosen.training.epochs, chosen.training.epochs, "calibrating")
     calibration, forecast = _calibrate(job)
-    metrics, record = _describe(job, start, fitted, calibration, forecast)
+    metrics, fallback = _measure(job, start, fitted, calibration, forecast)
+    record = _record(job, calibration, forecast, metrics) | {"fallback": fallback}
     write_weights(folder / MODEL_FILE, job.net)
     write_plots(
         folder / PLOTS,
@@ -187,8 +189,6 @@ def _dataset(data: Dataset | str | Path) -> Dataset:
 
 
 def _prepare(data: Dataset, recipe: Recipe, fit_end: TimeLike | None, calibrate_end: TimeLike | None) -> _Job:
-    import torch
-
     info = data.info
     splits = make_splits(
         data.ts,
@@ -245,10 +245,12 @@ def _open_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
     file = folder / _IDENTITY
     if resume and file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))
-        differing = sorted(key for key in identity if before.get(key) != json.loads(json.dumps(identity[key])))
+        differing = sorted(
+            key for key in identity if before.get(key) != json.loads(json.dumps(identity[key]))
+        )
         if differing:
             raise ConfigError(
-                f"{folder} was fitted with another {' and '.join(differing)}; a fit resumes only where it stopped",
+                f"{folder} was fitted with another {' and '.join(differing)}, so it cannot go on from there",
                 fix="leave out --resume, or choose another --out folder",
             )
     elif folder.is_dir() and any(folder.iterdir()) and not file.is_file():
@@ -263,13 +265,11 @@ def _open_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
 
 def _calibrate(job: _Job) -> tuple[Calibration, DenseForecast]:
     """Fit the calibration on fit and calibrate rows, write it into the network, forecast again."""
-    import torch
-
     info = job.data.info
     forecast = forecast_panel(job.net, job.panel)
     rows = job.rows("fit") | job.rows("calibrate")
     mae = np.where(rows[:, None, None, None], job.cut(job.data.mae), np.nan)
-    if not np.isfinite(mae[:, 0] + forecast.sigma[:, 0]).any() and not np.isfinite(mae + forecast.sigma).any():
+    if not np.isfinite(mae + forecast.sigma).any():
         raise DataError("no row of the fit and calibrate parts has a forecast and a target")
     calibration = fit_calibration(forecast.sigma, forecast.nu, mae, info.horizons, interval=info.interval)
     job.net.log_scale.copy_(torch.from_numpy(calibration.log_scale))
@@ -279,27 +279,40 @@ def _calibrate(job: _Job) -> tuple[Calibration, DenseForecast]:
     return calibration, calibrated
 
 
-def _describe(
+def _measure(
     job: _Job, start: Start, fitted: Fitted, calibration: Calibration, forecast: DenseForecast
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """``metrics.json`` and ``run.json``."""
-    data, info = job.data, job.data.info
-    features, variance, mae = job.cut(data.features), job.cut(data.variance), job.cut(data.mae)
-    har_names = [job.net.roles.names[index] for index in job.net.roles.har]
+    """``metrics.json`` beside the log-HAR without a season, which also leads the fallback law."""
+    horizons, usable = job.data.info.horizons, job.panel.usable.T
+    features, variance, mae = job.cut(job.data.features), job.cut(job.data.variance), job.cut(job.data.mae)
     terms = features[:, :, list(job.net.roles.har)].astype(np.float64)
-    train_rows = job.rows("train")[:, None] & job.panel.usable.T
-    hars = plain_har(terms, variance, train_rows)
+    rows = job.rows("train")[:, None] & usable
+    hars = plain_har(terms, variance, rows)
     flat = terms.reshape(-1, terms.shape[-1])
     baseline = np.stack([har.predict(flat) for har in hars], axis=1).reshape(variance.shape)
-    baseline[~job.panel.usable.T] = np.nan
-    metrics: dict[str, float] = {"epoch": float(fitted.epoch), "validation_loss": fitted.history[fitted.epoch + 1]["validation_loss"]}
-    metrics["start_validation_loss"] = fitted.history[0]["validation_loss"]
+    baseline[~usable] = np.nan
+    metrics: dict[str, float] = {
+        "epoch": float(fitted.epoch),
+        "validation_loss": fitted.history[fitted.epoch + 1]["validation_loss"],
+        "start_validation_loss": fitted.history[0]["validation_loss"],
+    }
     for part in ("train", "validation", "calibrate"):
         metrics |= part_metrics(
-            part, job.rows(part), forecast, baseline, mae, variance, info.horizons, calibration.power
+            part, job.rows(part), forecast, baseline, mae, variance, horizons, calibration.power
         )
-    fit_rows = job.rows("fit")
-    record = {
+    names = [job.net.roles.names[index] for index in job.net.roles.har]
+    fallback = fallback_law(features, variance, rows, job.data.feature_names, (names, hars), start)
+    return metrics, fallback
+
+
+def _record(
+    job: _Job, calibration: Calibration, forecast: DenseForecast, metrics: dict[str, float]
+) -> dict[str, Any]:
+    """``run.json`` but for the fallback law."""
+    data, info = job.data, job.data.info
+    fitted_symbols = [data.markets[index].symbol for index in job.markets]
+    rows = job.rows("fit")
+    return {
         "riskml_version": riskml.__version__,
         "recipe": job.recipe.to_dict(),
         "seed": job.recipe.seed,
@@ -307,22 +320,18 @@ def _describe(
         "horizons": list(info.horizons),
         "markets": [market.symbol for market in data.markets],
         "venues": [market.venue for market in data.markets],
-        "fitted_markets": [data.markets[index].symbol for index in job.markets],
+        "fitted_markets": fitted_symbols,
         "features": list(data.feature_names),
         "families": job.families,
         "feature_fingerprint": info.fingerprint,
         "data_hashes": dict(info.data_hashes),
         **job.splits.to_dict(),
         "metrics": metrics,
-        "feature_bounds": feature_bounds(features, fit_rows[:, None] & job.panel.usable.T, data.feature_names),
-        "reference_sigma": reference_sigma(
-            forecast.sigma, fit_rows, [data.markets[index].symbol for index in job.markets]
+        "feature_bounds": feature_bounds(
+            job.cut(data.features), rows[:, None] & job.panel.usable.T, data.feature_names
         ),
-        "fallback": fallback_law(
-            features, variance, train_rows, data.feature_names, (har_names, hars), start
-        ),
+        "reference_sigma": reference_sigma(forecast.sigma, rows, fitted_symbols),
         "calibration_power": calibration.power.tolist(),
         "calibration_log_scale": calibration.log_scale.tolist(),
         "weights_sha256": weights_hash(job.net.state_dict()),
     }
-    return metrics, record

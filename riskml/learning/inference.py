@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from riskml.arrays import FloatND
-from riskml.learning.networks.market import MarketNet
+from riskml.learning.networks.market import MarketNet, onset_probability
 from riskml.learning.windows import Panel
 
 _CHUNK_BARS = 1024
@@ -51,7 +51,7 @@ def forecast_panel(net: MarketNet, panel: Panel) -> DenseForecast:
                 (sigma, torch.exp(law.log_sigma + net.log_scale)),
                 (nu, law.nu),
                 (variance, torch.exp(law.log_variance)),
-                (stress, 1.0 - torch.exp(-law.hazard)),
+                (stress, onset_probability(law.hazard)),
             ):
                 target[rows] = values[0].transpose(0, 1).double().numpy()
     absent = ~panel.usable.T

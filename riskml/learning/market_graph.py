@@ -10,7 +10,6 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +182,7 @@ def check_parity(net: MarketNet, graph: bytes) -> float:
 
 
 def relative_difference(expected: AnyArray, found: AnyArray) -> float:
-    """Largest |difference| / max(|expected|, 1e-6); infinite for a wrong shape or a value that is not finite."""
+    """Largest |difference| / max(|expected|, 1e-6); infinite for a wrong shape or a NaN or infinity."""
     if expected.shape != found.shape or not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return float("inf")
     scale = np.maximum(np.abs(expected), 1e-6)

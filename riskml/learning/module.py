@@ -99,10 +99,16 @@ class MarketModule(pl.LightningModule):
         self._collect("validation", {**{k: v * weight for k, v in terms.items()}, "weight": weight})
 
     def on_validation_epoch_end(self) -> None:
-        sums = {key: float(torch.stack(values).double().sum()) for key, values in self._pop("validation").items()}
+        sums = {
+            key: float(torch.stack(values).double().sum()) for key, values in self._pop("validation").items()
+        }
         terms = {key: value / max(sums["weight"], 1.0) for key, value in sums.items() if key != "weight"}
-        train = {key: float(torch.stack(values).double().mean()) for key, values in self._pop("train").items()}
-        loss = float(total_loss({k: torch.tensor(v, dtype=torch.float64) for k, v in terms.items()}, self._recipe.loss))
+        train = {
+            key: float(torch.stack(values).double().mean()) for key, values in self._pop("train").items()
+        }
+        loss = float(
+            total_loss({k: torch.tensor(v, dtype=torch.float64) for k, v in terms.items()}, self._recipe.loss)
+        )
         self.log("validation_loss", torch.tensor(loss, dtype=torch.float32))
         row = {"epoch": float(self.current_epoch), "validation_loss": loss}
         row |= {f"validation_{key}": value for key, value in terms.items()}
@@ -122,7 +128,8 @@ class MarketModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         spec = self._recipe.training
-        decayed, free = [], []
+        decayed: list[Tensor] = []
+        free: list[Tensor] = []
         for name, parameter in self.net.named_parameters():
             is_network = name.startswith(("tcn", "joint", "head")) and parameter.ndim > 1
             (decayed if is_network else free).append(parameter)
@@ -136,7 +143,9 @@ class MarketModule(pl.LightningModule):
 
         def rate(step: int) -> float:
             warm = min(1.0, (step + 1) / max(spec.warmup_steps, 1))
-            return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(self._n_steps, 1)))))
+            return warm * (
+                0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(self._n_steps, 1))))
+            )
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -52,8 +52,16 @@ def write_plots(
     axes.plot(nominal, nominal, color="grey", linewidth=1)
     for h, horizon in enumerate(horizons):
         for side, label in enumerate(("down", "up")):
-            axes.plot(nominal, _breach_rates(forecast, mae, power, h, side), marker=".", label=f"{horizon} {label}")
-    axes.set(xscale="log", yscale="log", xlabel="nominal", ylabel="observed", title="Share of excursions beyond margin")
+            axes.plot(
+                nominal, _breach_rates(forecast, mae, power, h, side), marker=".", label=f"{horizon} {label}"
+            )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="nominal",
+        ylabel="observed",
+        title="Share of excursions beyond margin",
+    )
     axes.legend(fontsize=7)
     figure.savefig(folder / "coverage.png", dpi=100, metadata=_FIXED)
 

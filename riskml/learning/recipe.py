@@ -208,7 +208,10 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
     network, training, split, loss = recipe.network, recipe.training, recipe.split, recipe.loss
     field_bars = 1 + 2 * sum(network.dilations)
     rules = [
-        (0 < split.fit_fraction < split.calibrate_fraction <= 1, "[split] 0 < fit < calibrate <= 1 is required"),
+        (
+            0 < split.fit_fraction < split.calibrate_fraction <= 1,
+            "[split] 0 < fit < calibrate <= 1 is required",
+        ),
         (0 < split.validation_fraction < 0.5, "[split] validation_fraction has to lie in (0, 0.5)"),
         (min(network.channels, network.hidden) >= 1, "[network] channels and hidden have to be at least 1"),
         (

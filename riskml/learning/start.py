@@ -127,7 +127,9 @@ def _law_constants(log_variance: Float2D, mae: AnyArray) -> tuple[Float1D, Float
     for h in range(n_horizons):
         known = np.flatnonzero(np.isfinite(mae[:, h]).all(axis=1))
         if len(known) < 100:
-            raise DataError(f"only {len(known)} rows of the train part have a target", fix="give a longer range")
+            raise DataError(
+                f"only {len(known)} rows of the train part have a target", fix="give a longer range"
+            )
         chosen = known[:: max(1, len(known) // _LAW_ROWS)]
         z = mae[chosen, h].astype(np.float64) / np.exp(0.5 * log_variance[chosen, h])[:, None]
         scores = []

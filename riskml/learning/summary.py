@@ -72,7 +72,9 @@ def part_metrics(
     for h, horizon in enumerate(horizons):
         ours, theirs, target = forecast.variance[rows, :, h], baseline[rows, :, h], variance[rows, :, h]
         sigma, excursions = forecast.sigma[rows, :, h], mae[rows, :, h]
-        complete = np.isfinite(ours) & np.isfinite(theirs) & np.isfinite(target) & np.isfinite(excursions).all(-1)
+        complete = (
+            np.isfinite(ours) & np.isfinite(theirs) & np.isfinite(target) & np.isfinite(excursions).all(-1)
+        )
         if not complete.any():
             continue
         ours_qlike = qlike(target[complete], ours[complete])

@@ -57,7 +57,10 @@ def track_run(
     uri = tracking_uri or default_tracking_uri(run)
     # MLflow wants a time per metric; the step orders them, and a fixed time keeps reruns comparable.
     points = [
-        (key, float(value), int(row["epoch"])) for row in history for key, value in row.items() if key != "epoch"
+        (key, float(value), int(row["epoch"]))
+        for row in history
+        for key, value in row.items()
+        if key != "epoch"
     ]
     points += [(key, float(value), len(history)) for key, value in metrics.items()]
     with _store(uri) as client:
@@ -124,7 +127,9 @@ def _store(uri: str) -> Iterator[Any]:
         try:
             yield MlflowClient(tracking_uri=uri)
         except Exception as error:  # mlflow and the drivers below it raise unrelated types
-            raise ConfigError(f"the tracking store {uri} cannot be used: {error}", fix="check --tracking-uri") from error
+            raise ConfigError(
+                f"the tracking store {uri} cannot be used: {error}", fix="check --tracking-uri"
+            ) from error
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

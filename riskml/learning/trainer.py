@@ -126,10 +126,14 @@ def _validation_loss(module: MarketModule, trainer: pl.Trainer, loader: DataLoad
 def _load_average(net: MarketNet, checkpoint: Path) -> None:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        averaged = {key.removeprefix("average."): value for key, value in state.items() if key.startswith("average.")}
+        averaged = {
+            key.removeprefix("average."): value for key, value in state.items() if key.startswith("average.")
+        }
         net.load_state_dict(averaged)
     except Exception as error:  # torch raises errors of many kinds for a damaged file
-        raise ConfigError(f"{checkpoint} cannot be read: {error}", fix="fit again without --resume") from error
+        raise ConfigError(
+            f"{checkpoint} cannot be read: {error}", fix="fit again without --resume"
+        ) from error
 
 
 @contextmanager
@@ -138,7 +142,9 @@ def _quiet() -> Iterator[None]:
     # Deterministic matrix products on a GPU need this workspace; on a CPU it does nothing.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     deterministic = torch.are_deterministic_algorithms_enabled()
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    loggers = [
+        logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -76,7 +76,7 @@ def evaluate_walk_forward(
     start, end : dates that the test parts are cut to, start inclusive, end exclusive.
     markets : scored; default what each bundle was made with.
     fit_markets : in the dataset of every fold; default the long markets that the lake has
-        and those scored, or all of a lake that has none of them.
+        and those scored, else all.
     folds_dir : where the bundles are kept.
     folds : seams; the default is the protocol's.
     seed : in place of the recipe's.
@@ -91,8 +91,7 @@ def evaluate_walk_forward(
 
     Raises
     ------
-    DataError : no fold is tested in the range, an unknown market, or folds whose test parts
-        cannot be pooled because they have other markets.
+    DataError : no fold is tested in the range, an unknown market, folds of other markets.
     """
     from riskml.learning.recipe import Recipe as RecipeClass
     from riskml.learning.recipe import load_recipe, with_seed
@@ -100,7 +99,7 @@ def evaluate_walk_forward(
 
     chosen = with_seed(recipe if isinstance(recipe, RecipeClass) else load_recipe(recipe), seed)
     store = LakeClass(lake) if isinstance(lake, str | Path) else lake
-    span = format_us(to_us(start)), format_us(to_us(end))
+    span = (format_us(to_us(start)), format_us(to_us(end)))
     tested = select_folds(*span, folds)
     fitted = list(fit_markets) if fit_markets is not None else _default_markets(store, interval, markets)
     task = FoldTask(chosen, store, Path(folds_dir), interval, markets, fitted, reuse, tracking_uri, progress)

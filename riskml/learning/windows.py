@@ -116,7 +116,7 @@ class ChunkDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.starts())
 
-    def __getitem__(self, starts: list[int]) -> Batch:  # type: ignore[override]  # a step's chunks at once
+    def __getitem__(self, starts: list[int]) -> Batch:
         panel = self.panel
         features = torch.stack([panel.features[:, s - self.context : s + self.chunk_bars] for s in starts])
 
@@ -154,7 +154,8 @@ class ChunkSampler(Sampler[list[int]]):
             yield starts[begin : begin + self._batch_chunks]
 
     def __len__(self) -> int:
-        return -(-len(self._draw()) // self._batch_chunks)
+        n_chunks = len(self._draw())
+        return (n_chunks + self._batch_chunks - 1) // self._batch_chunks
 
     def _draw(self) -> list[int]:
         if self._seed is None:

@@ -45,15 +45,15 @@ def _features(path: Path) -> list[Section]:
     from riskml.tables.build import read_dataset
 
     data = read_dataset(path)
-    rows, values = [], data.features.astype(np.float64)
+    rows: list[list[object]] = []
+    missing: list[float] = []
+    values = data.features.astype(np.float64)
     for number, name in enumerate(data.feature_names):
         column = values[:, :, number]
         present = column[np.isfinite(column)]
         low, middle, high = np.quantile(present, [0.01, 0.5, 0.99]) if present.size else (np.nan,) * 3
-        rows.append(
-            [name, 100.0 * (1.0 - present.size / column.size), float(low), float(middle), float(high)]
-        )
-    missing = [float(row[1]) for row in rows]
+        missing.append(100.0 * (1.0 - present.size / column.size))
+        rows.append([name, missing[-1], float(low), float(middle), float(high)])
 
     def draw(axes: Any) -> None:
         axes.barh(list(data.feature_names), missing, color=COLOURS[0])

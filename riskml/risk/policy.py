@@ -12,6 +12,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +113,7 @@ class MarginPolicy:
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
         return cls.from_dict(values)
 
-    @property
+    @cached_property
     def policy_hash(self) -> str:
         """sha256 over every value, defaults included."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

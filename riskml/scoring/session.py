@@ -168,9 +168,10 @@ def load_bundle(path: str | Path, *, public_key: bytes | None = None, threads: i
 def read_golden(file: Path) -> dict[str, AnyArray]:
     """Read the golden cases; a damaged file is a BundleError."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a damaged file open.
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(f"{file} cannot be read: {error}", fix="export the bundle again") from error
 
 

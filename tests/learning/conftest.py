@@ -1,4 +1,4 @@
-"""A small dataset in memory: persistent volatility, an hourly season, gaps, and a signal that a log-HAR misses."""
+"""A small dataset in memory: persistent volatility, a season, gaps, and a signal that a log-HAR misses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class ToyDataset:
     stress: AnyArray
 
 
-def make_toy(n_bars: int = 2600, symbols: tuple[str, ...] = ("BTC", "ETH", "LINK"), seed: int = 3) -> ToyDataset:
+def make_toy(
+    n_bars: int = 2600, symbols: tuple[str, ...] = ("BTC", "ETH", "LINK"), seed: int = 3
+) -> ToyDataset:
     """Simulate bars with known persistence, then features and targets by plain loops over windows."""
     draw = np.random.default_rng(seed)
     ts = to_us("2023-01-02") + HOUR * np.arange(1, n_bars + 1, dtype=np.int64)
@@ -104,7 +106,9 @@ def _features(
     return np.stack(columns, axis=-1)
 
 
-def _targets(high: AnyArray, low: AnyArray, close: AnyArray, parkinson: AnyArray) -> tuple[AnyArray, AnyArray]:
+def _targets(
+    high: AnyArray, low: AnyArray, close: AnyArray, parkinson: AnyArray
+) -> tuple[AnyArray, AnyArray]:
     n_bars, n_markets = close.shape
     mae = np.full((n_bars, n_markets, 3, 2), np.nan)
     variance = np.full((n_bars, n_markets, 3), np.nan)

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from riskml.errors import DataError
+from riskml.learning import calibrate
 from riskml.learning.calibrate import PRIOR_SCALE, Calibration, fit_calibration
 from riskml.risk import excursion
 
 HORIZONS = ("1h", "8h", "24h")
+
+
+@pytest.fixture(autouse=True)
+def fewer_rows(monkeypatch):
+    """Enough for the tolerances below, and fast."""
+    monkeypatch.setattr(calibrate, "MAX_ROWS", 30_000)
 
 
 def simulate(n_bars: int, *, log_scale=((0, 0),) * 3, power=(1, 1, 1), seed: int = 0):
@@ -24,7 +31,7 @@ def simulate(n_bars: int, *, log_scale=((0, 0),) * 3, power=(1, 1, 1), seed: int
 
 
 def test_a_law_that_is_right_is_left_alone():
-    calibration = fit_calibration(*simulate(20_000), HORIZONS)
+    calibration = fit_calibration(*simulate(8_000), HORIZONS)
     assert calibration.log_scale == pytest.approx(np.zeros((3, 2)), abs=0.05)
     assert calibration.power == pytest.approx(np.ones(3), abs=0.04)
 
@@ -32,7 +39,7 @@ def test_a_law_that_is_right_is_left_alone():
 def test_a_known_scale_and_power_are_recovered_from_a_long_sample():
     truth = np.array([[0.2, -0.1], [0.0, 0.15], [-0.2, -0.2]])
     power = (1.1, 0.95, 1.0)
-    calibration = fit_calibration(*simulate(60_000, log_scale=truth, power=power), HORIZONS)
+    calibration = fit_calibration(*simulate(20_000, log_scale=truth, power=power), HORIZONS)
     assert calibration.log_scale == pytest.approx(truth, abs=0.06)
     assert calibration.power == pytest.approx(np.array(power), abs=0.05)
 
@@ -40,7 +47,7 @@ def test_a_known_scale_and_power_are_recovered_from_a_long_sample():
 def test_a_short_sample_is_held_near_the_identity():
     truth = np.full((3, 2), 0.3)
     long, short = (
-        fit_calibration(*simulate(n, log_scale=truth), HORIZONS).log_scale.mean(axis=1) for n in (30_000, 48)
+        fit_calibration(*simulate(n, log_scale=truth), HORIZONS).log_scale.mean(axis=1) for n in (8_000, 48)
     )
     assert (short < long).all()
     assert short[2] < PRIOR_SCALE  # two windows of 24 h say next to nothing
@@ -74,7 +81,7 @@ def test_flat_rows_are_taken_as_well_as_bars_by_market():
 
 def test_the_calibrated_quantile_is_exceeded_as_often_as_it_says():
     truth, power = np.full((3, 2), 0.25), (1.1, 1.1, 1.1)
-    sigma, nu, mae = simulate(30_000, log_scale=truth, power=power, seed=1)
+    sigma, nu, mae = simulate(12_000, log_scale=truth, power=power, seed=1)
     calibration = fit_calibration(sigma, nu, mae, HORIZONS)
     fresh_sigma, fresh_nu, fresh_mae = simulate(6_000, log_scale=truth, power=power, seed=2)
     level = excursion.quantile(0.99, fresh_nu) ** (1 / calibration.power)
@@ -93,3 +100,10 @@ def test_arrays_that_do_not_belong_together_are_refused():
         fit_calibration(sigma, nu[:5], mae, HORIZONS)
     with pytest.raises(DataError, match="do not belong together"):
         fit_calibration(sigma, nu, mae, ("1h", "8h"))
+
+
+@pytest.mark.parametrize("n_rows", [10, 200_000, 700_000, 5_000_000])
+def test_thinning_visits_every_hour_of_the_week(n_rows):
+    step = calibrate._thinning(n_rows)
+    assert len({row * step % 168 for row in range(168)}) == 168
+    assert n_rows / step <= 30_000

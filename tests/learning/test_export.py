@@ -57,17 +57,21 @@ def test_the_card_names_parts_figures_and_limits(bundle: Path) -> None:
     assert "## Use and limits" in card
 
 
-def test_two_exports_are_byte_identical_and_carry_no_local_path(run: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_graphs_carry_no_local_path(bundle: Path) -> None:
+    repository = str(Path(__file__).resolve().parents[2]).encode()
+    for file in (bundle / "market.onnx", bundle / "account.onnx"):
+        assert repository not in file.read_bytes()
+        assert b"site-packages" not in file.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_exports_are_byte_identical(run: Path, bundle: Path, tmp_path: Path) -> None:
     from riskml.learning.export import export_bundle
 
     second = export_bundle(run, tmp_path / "second")
     assert read_manifest(second).bundle_id == read_manifest(bundle).bundle_id
     for name in (*read_manifest(bundle).files, "manifest.json"):
         assert (second / name).read_bytes() == (bundle / name).read_bytes(), name
-    repository = str(Path(__file__).resolve().parents[2]).encode()
-    for file in (bundle / "market.onnx", bundle / "account.onnx"):
-        assert repository not in file.read_bytes()
-        assert b"site-packages" not in file.read_bytes()
 
 
 def test_the_graph_equals_the_network_on_inputs_other_than_the_traced(run: Path, bundle: Path) -> None:
@@ -137,7 +141,9 @@ def test_a_failed_export_keeps_the_earlier_bundle(
     target = tmp_path / "bundle"
     shutil.copytree(bundle, target)
     monkeypatch.setattr(export, "ACCOUNT_TOLERANCE", -1.0)
+    # The graphs are made already; what is tested is what happens after.
     monkeypatch.setattr(export, "export_market_graph", lambda net: (bundle / "market.onnx").read_bytes())
+    monkeypatch.setattr(export, "_account_graph", lambda run: (bundle / "account.onnx").read_bytes())
     with pytest.raises(BundleError, match=r"account\.onnx differs from the numpy law"):
         export.export_bundle(run, target)
     assert verify_bundle(target) == read_manifest(bundle)

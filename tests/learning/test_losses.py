@@ -19,7 +19,9 @@ from riskml.learning.losses import MAX_RATIO, half_t_nll, hazard_bce, masked_mea
 def test_half_t_nll_equals_twice_the_t_density(nu: float, sigma: float) -> None:
     mae = np.array([0.0, 0.001, 0.02, 0.6])
     expected = -(np.log(2) + stats.t.logpdf(mae / sigma, nu) - math.log(sigma))
-    found = half_t_nll(torch.from_numpy(mae), torch.tensor(math.log(sigma)).double(), torch.tensor(nu).double())
+    found = half_t_nll(
+        torch.from_numpy(mae), torch.tensor(math.log(sigma)).double(), torch.tensor(nu).double()
+    )
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
 
 

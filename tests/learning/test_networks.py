@@ -112,9 +112,10 @@ def test_any_input_gives_a_finite_law_within_bounds(toy: Any, moved: MarketNet, 
         sigma, nu, variance, stress, loadings = moved(features, mask, present)
     for output in (sigma, nu, variance, stress, loadings):
         assert torch.isfinite(output).all()
-    assert (sigma > 0).all() and (variance > 0).all()
-    assert (nu >= NU_LOW).all() and (nu <= NU_HIGH).all()
-    assert (stress >= 0).all() and (stress <= 1).all()
+    assert (sigma > 0).all()
+    assert (variance > 0).all()
+    assert ((nu >= NU_LOW) & (nu <= NU_HIGH)).all()
+    assert ((stress >= 0) & (stress <= 1)).all()
     assert (torch.linalg.vector_norm(loadings, dim=-1) <= 0.9991).all()
 
 

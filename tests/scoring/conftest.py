@@ -133,7 +133,13 @@ def warm(make_warm: Callable[..., Scorer]) -> Iterator[Scorer]:
 def position(symbol: str, usd: float, **more: Any) -> dict[str, Any]:
     """A position of about ``usd`` at the feed's first prices."""
     mark = PRICES[symbol]
-    return {"venue": "sim", "symbol": symbol, "size": usd / mark, "mark_price": mark, "entry_price": mark} | more
+    return {
+        "venue": "sim",
+        "symbol": symbol,
+        "size": usd / mark,
+        "mark_price": mark,
+        "entry_price": mark,
+    } | more
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +151,12 @@ def book() -> AccountBook:
         ("long", 2_000.0, [position("BTC", 10_000.0)], []),
         ("short", 0.0, [position("SOL", -8_000.0)], [usdc | {"amount": 2_500.0}]),
         ("hedged", 500.0, [position("BTC", 9_000.0), position("ETH", -5_000.0)], [usdc | {"amount": 800.0}]),
-        ("isolated", 4_000.0, [position("ETH", 5_000.0, margin_mode="isolated", isolated_margin_usd=900.0)], []),
+        (
+            "isolated",
+            4_000.0,
+            [position("ETH", 5_000.0, margin_mode="isolated", isolated_margin_usd=900.0)],
+            [],
+        ),
         ("pledged", 100.0, [position("ETH", -4_000.0)], [ether]),
     ]
     return AccountBook.from_dicts(

@@ -189,9 +189,16 @@ def make_tiny_bundle(
     markets: tuple[str, ...] = ("BTC", "ETH", "SOL"),
     venue: str = "sim",
     data_end: str = "2024-01-01T00:00:00Z",
+    card: str = "# Tiny bundle\n\nHand-made weights; for tests and benchmarks only.\n",
     **changes: Any,
 ) -> Manifest:
-    """Write a bundle that riskml can load; ``changes`` replace manifest fields."""
+    """Write a bundle that riskml can load.
+
+    Parameters
+    ----------
+    card : another card gives another ``bundle_id``.
+    changes : replace manifest fields.
+    """
     names = [feature.name for feature in CATALOG]
     market, account = market_graph(names), account_graph()
     stressed = [[0.02, 0.018], [0.05, 0.045], [0.08, 0.07]]
@@ -234,7 +241,7 @@ def make_tiny_bundle(
         "market.onnx": market,
         "account.onnx": account,
         "golden.npz": golden_cases(market, account, len(names)),
-        "CARD.md": b"# Tiny bundle\n\nHand-made weights; for tests and benchmarks only.\n",
+        "CARD.md": card.encode(),
     }
     return write_bundle(out, contents, Manifest(**(fields | changes)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +40,9 @@ def one_account(book: AccountBook, row: int) -> AccountBook:
         ids = {"account_id": [book.account_id[row]] * int(mine.sum())}
         return ids | {name: getattr(table, name)[mine] for name in names}
 
-    positions = part(book.positions, ("venue", "symbol", "size", "entry_price", "mark_price", "isolated_margin_usd"))
+    positions = part(
+        book.positions, ("venue", "symbol", "size", "entry_price", "mark_price", "isolated_margin_usd")
+    )
     alone = book.positions.isolated[book.positions.account == row]
     return AccountBook.from_arrays(
         accounts={
@@ -74,7 +75,9 @@ def test_a_book_scored_whole_and_account_by_account_agrees(
         alone = make_warm().score(one_account(book, row))
         assert alone.account_id.tolist() == [name]
         for field in NUMBERS:
-            np.testing.assert_allclose(getattr(alone, field)[0], getattr(whole, field)[row], rtol=1e-6, err_msg=field)
+            np.testing.assert_allclose(
+                getattr(alone, field)[0], getattr(whole, field)[row], rtol=1e-6, err_msg=field
+            )
 
 
 def test_the_order_of_accounts_changes_nothing(warm: Scorer) -> None:
@@ -114,7 +117,10 @@ def test_on_bars_observes_and_closes_with_the_bundles_interval(
     rows = feed.rows("bars", N_HISTORY)
     long.observe("bars", rows)
     one = long.close_bar(slot(N_HISTORY))
-    given = {name: rows[name] for name in ("venue", "symbol", "open", "high", "low", "close", "volume", "taker_buy_volume")}
+    given = {
+        name: rows[name]
+        for name in ("venue", "symbol", "open", "high", "low", "close", "volume", "taker_buy_volume")
+    }
     other = short.on_bars(slot(N_HISTORY), given)
     np.testing.assert_array_equal(one.sigma, other.sigma)
 
@@ -132,7 +138,7 @@ def test_a_time_off_the_grid_is_no_bar(warm: Scorer) -> None:
 
 def test_scoring_in_the_past_is_refused(warm: Scorer, book: AccountBook) -> None:
     warm.on_price("BTC", 50_000.0, slot(N_HISTORY - 1) + 10)
-    with pytest.raises(DataError, match=r"the clock went backwards: .* fix|Fix: score with the newest time"):
+    with pytest.raises(DataError, match=r"the clock went backwards: .*Fix: score with the newest time"):
         warm.score(book, slot(N_HISTORY - 1))
 
 
@@ -141,7 +147,9 @@ def test_scoring_before_the_first_bar_is_refused(tiny_bundle: Path, book: Accoun
         Scorer.load(tiny_bundle).score(book)
 
 
-def test_a_newer_price_marks_the_book_again_and_an_older_one_does_not(warm: Scorer, book: AccountBook) -> None:
+def test_a_newer_price_marks_the_book_again_and_an_older_one_does_not(
+    warm: Scorer, book: AccountBook
+) -> None:
     now = slot(N_HISTORY - 1)
     warm.on_price("BTC", PRICES["BTC"], now + 2)
     before = warm.score(book).equity_usd[0]
@@ -187,7 +195,9 @@ def test_a_market_that_the_bundle_never_saw_is_scored_and_changes_no_other(
     more = make_feed((*SYMBOLS, "NEW"))
     from_start = make_warm(more)
     joins_later = make_warm()
-    joins_later.observe("bars", {name: v[more.tables["bars"]["symbol"] == "NEW"] for name, v in more.tables["bars"].items()})
+    joins_later.observe(
+        "bars", {name: v[more.tables["bars"]["symbol"] == "NEW"] for name, v in more.tables["bars"].items()}
+    )
     for scorer, source in ((usual, feed), (from_start, feed), (joins_later, feed)):
         source.observe(scorer, N_HISTORY)
     from_start.observe("bars", more.rows("bars", N_HISTORY))
@@ -196,7 +206,9 @@ def test_a_market_that_the_bundle_never_saw_is_scored_and_changes_no_other(
         assert forecast.markets == (*SYMBOLS, "NEW")
         np.testing.assert_allclose(forecast.sigma[:3], forecasts[0].sigma, rtol=1e-6)
         assert np.isfinite(forecast.sigma[3]).all()
-    book = AccountBook.from_dicts([{"account_id": "a", "cash_usd": 500.0, "positions": [position("NEW", 1e3)]}])
+    book = AccountBook.from_dicts(
+        [{"account_id": "a", "cash_usd": 500.0, "positions": [position("NEW", 1e3)]}]
+    )
     assert from_start.score(book).maintenance_margin_usd[0] > 0.0
 
 
@@ -225,14 +237,11 @@ def test_a_saved_state_gives_identical_later_decisions(
 def test_a_state_of_another_bundle_is_refused_and_changes_nothing(
     warm: Scorer, maker: ModuleType, book: AccountBook, tmp_path: Path
 ) -> None:
-    maker.make_tiny_bundle(tmp_path / "other", markets=("BTC",))
+    maker.make_tiny_bundle(tmp_path / "other", card="# Another\n")
     path = Scorer.load(tmp_path / "other").save_state(tmp_path / "state.npz")
-    # The tiny bundles hold equal files, so give the other one another identity.
-    shutil.rmtree(tmp_path / "other")
     before = warm.score(book)
-    if Scorer.load is not None:
-        with pytest.raises((BundleError, DataError), match=r"was saved with bundle|not a usable state|has shape"):
-            warm.load_state(path)
+    with pytest.raises(BundleError, match=r"state.npz was saved with bundle .*load the bundle that wrote"):
+        warm.load_state(path)
     assert_same(warm.score(book), before)
 
 
@@ -306,8 +315,14 @@ def test_trades_open_reduce_and_flip_positions(warm: Scorer) -> None:
 @pytest.mark.parametrize(
     ("trade", "message"),
     [
-        ({"account_id": "lng", "venue": "sim", "symbol": "BTC", "size": 1.0}, r"'lng' is not in the book. Did you mean 'long'"),
-        ({"account_id": "long", "venue": "sim", "symbol": "DOGE", "size": 1.0}, r"market 'DOGE', row 0: the trade has no positive price"),
+        (
+            {"account_id": "lng", "venue": "sim", "symbol": "BTC", "size": 1.0},
+            r"'lng' is not in the book. Did you mean 'long'",
+        ),
+        (
+            {"account_id": "long", "venue": "sim", "symbol": "DOGE", "size": 1.0},
+            r"market 'DOGE', row 0: the trade has no positive price",
+        ),
         ({"account_id": "long", "venue": "sim", "symbol": "BTC"}, r"the trade has no 'size'"),
         ({"account_id": "long", "venue": "sim", "symbol": "BTC", "size": np.nan}, r"size has to be finite"),
     ],

@@ -48,7 +48,9 @@ def test_a_fresh_process_loads_no_table_or_training_library() -> None:
 
 def test_a_whole_bundle_loads_with_its_features_in_order(tiny_bundle: Path) -> None:
     bundle = load_bundle(tiny_bundle)
-    assert [feature.name for feature in bundle.features] == [item["name"] for item in bundle.manifest.features]
+    assert [feature.name for feature in bundle.features] == [
+        item["name"] for item in bundle.manifest.features
+    ]
     assert bundle.path == tiny_bundle
 
 
@@ -101,7 +103,9 @@ def test_a_graph_with_other_outputs_is_refused(rewrite: Callable[..., Path], tin
         load_bundle(rewrite({"market.onnx": account}))
 
 
-def test_a_golden_case_that_does_not_come_out_is_refused(rewrite: Callable[..., Path], tiny_bundle: Path) -> None:
+def test_a_golden_case_that_does_not_come_out_is_refused(
+    rewrite: Callable[..., Path], tiny_bundle: Path
+) -> None:
     golden = read_golden(tiny_bundle / "golden.npz")
     golden["market_output_sigma"] = golden["market_output_sigma"] * 1.01
     buffer = BytesIO()

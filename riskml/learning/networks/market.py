@@ -177,7 +177,7 @@ class MarketNet(nn.Module):
         law = self.law(window.unsqueeze(0), mask.unsqueeze(0), market_mask.unsqueeze(0))
         sigma = torch.exp(law.log_sigma[0, :, -1] + self.log_scale)
         variance = torch.exp(law.log_variance[0, :, -1])
-        stress = 1.0 - torch.exp(-law.hazard[0, :, -1])
+        stress = onset_probability(law.hazard[0, :, -1])
         loadings = self._loadings(features[:, -1], feature_mask[:, -1])
         return sigma, law.nu[0, :, -1], variance, stress, loadings
 
@@ -261,3 +261,13 @@ class MarketNet(nn.Module):
         loadings = torch.stack(columns, dim=-1).clamp(-1.0, 1.0)
         norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True))
         return loadings * (0.999 / norm.clamp(min=0.999))
+
+
+def onset_probability(hazard: Tensor) -> Tensor:
+    """``1 - exp(-hazard)``, exact to float32 for small hazards too.
+
+    The plain difference keeps no digit of a hazard below 1e-7, and the graph has no ``expm1``;
+    ``2 t / (1 + t)`` with ``t = tanh(hazard / 2)`` is the same function.
+    """
+    half = torch.tanh(0.5 * hazard)
+    return 2.0 * half / (1.0 + half)
