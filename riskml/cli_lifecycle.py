@@ -30,11 +30,21 @@ def replay(options: Namespace, progress: Progress) -> Outcome:
             engine.needless_calls,
             engine.bad_debt,
             f"{engine.foreseen}/{engine.liquidations}",
-            engine.median_lead_h,
+            f"{engine.warned}/{engine.liquidations}",
+            engine.median_warning_lead_h,
         ]
         for engine in report.engines
     ]
-    headers = ["engine", "account-hours", "calls", "needless", "bad debt", "foreseen", "median lead h"]
+    headers = [
+        "engine",
+        "account-hours",
+        "calls",
+        "needless",
+        "bad debt",
+        "called",
+        "warned",
+        "median lead h",
+    ]
     counts = {
         "account_hours": sum(engine.account_hours for engine in report.engines),
         "in_sample_rows": report.in_sample_rows,

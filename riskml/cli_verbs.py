@@ -239,21 +239,18 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 def evaluation_text(result: Mapping[str, Any]) -> str:
     """The headline metrics, pooled over markets: the bundle beside every baseline on the same rows."""
-    lines: dict[tuple[str, str, str], dict[str, float]] = {}
+    lines: dict[tuple[str, str, str], dict[str, float | None]] = {}
     for row in result["metrics"]:
         if row["market"] == "all" and row["metric"] in HEADLINES:
             lines.setdefault((row["metric"], row["horizon"], row["side"]), {})[row["model"]] = row["value"]
-    table = text_table(
-        ["metric", "horizon", "side", "riskml", "baselines"],
-        [
-            [
-                *key,
-                values.pop("riskml", None),
-                ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
-            ]
-            for key, values in lines.items()
-        ],
-    )
+    rows = []
+    for key, values in lines.items():
+        ours = values.pop("riskml", None)
+        others = (
+            f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in values.items()
+        )
+        rows.append([*key, ours, ", ".join(others)])
+    table = text_table(["metric", "horizon", "side", "riskml", "baselines"], rows)
     note = " - in sample: these numbers do not count" if result["in_sample"] else ""
     return f"{result['start']} to {result['end']}, {result['rows']:,} rows{note}\n{table}"
 

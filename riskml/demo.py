@@ -120,6 +120,7 @@ def _check(lake: Lake, steps: _Steps) -> str:
 
 def _make_bundle(lake: Lake, out: Path, steps: _Steps, short: bool) -> tuple[Path, int]:
     """Build, fit and export; the bundle's folder and the rows of the data set."""
+    steps.begin("load the learning libraries")
     from riskml.learning.export import export_bundle
     from riskml.learning.fit import fit_run
     from riskml.tables.build import build_dataset

@@ -42,9 +42,9 @@ class NetworkSpec:
     """Width of the joint layer."""
     n_bars: int = 64
     """Window that the market graph is given."""
-    dropout: float = 0.25
+    dropout: float = 0.1
     """Dropout inside the sequence part and before the heads."""
-    channel_dropout: float = 0.15
+    channel_dropout: float = 0.05
     """Chance that one input feature is taken away, for a whole chunk and all markets."""
     family_dropout: float = 0.05
     """Chance that a whole family of features is taken away likewise."""
@@ -78,9 +78,9 @@ class TrainingSpec:
     """Most passes over the fit part."""
     patience: int = 4
     """Epochs without a better validation loss before the fit ends."""
-    chunk_bars: int = 192
+    chunk_bars: int = 96
     """Loss positions per chunk; the chunk also carries the receptive field before them."""
-    batch_chunks: int = 4
+    batch_chunks: int = 2
     """Chunks (of all markets each) per step."""
     learning_rate: float = 2e-3
     """Peak of the cosine schedule."""

@@ -143,6 +143,7 @@ class ChunkSampler(Sampler[list[int]]):
 
     def __init__(self, data: ChunkDataset, batch_chunks: int, *, seed: int | None) -> None:
         self._data, self._batch_chunks, self._seed, self._epoch = data, batch_chunks, seed, 0
+        self._n_chunks = len(data)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is drawn next."""
@@ -154,12 +155,14 @@ class ChunkSampler(Sampler[list[int]]):
             yield starts[begin : begin + self._batch_chunks]
 
     def __len__(self) -> int:
-        n_chunks = len(self._draw())
-        return (n_chunks + self._batch_chunks - 1) // self._batch_chunks
+        return (self._n_chunks + self._batch_chunks - 1) // self._batch_chunks
 
     def _draw(self) -> list[int]:
         if self._seed is None:
             return self._data.starts()
         draw = np.random.default_rng([self._seed, self._epoch])
         starts = self._data.starts(int(draw.integers(self._data.chunk_bars)))
-        return [starts[index] for index in draw.permutation(len(starts))]
+        # A shift may cut off a chunk or add one. The trainer validates after a fixed number of steps, and
+        # would skip an epoch that is one step short, so one chunk is left out or comes twice.
+        order = np.resize(draw.permutation(len(starts)), self._n_chunks)
+        return [starts[index] for index in order]

@@ -9,6 +9,7 @@ Rows that are in sample for their bundle are counted and left out of every measu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pandas as pd
 
 from riskml.arrays import Bool1D, Float1D, Int1D
 from riskml.errors import DataError
-from riskml.replay.episodes import Episode, liquidation_episodes, seen_before
+from riskml.replay.episodes import Episode, SeenEpisode, liquidation_episodes, seen_before
 from riskml.replay.write import write_replay
 from riskml.tables.lake import Lake
 from riskml.units import HOUR, TimeLike, duration_us, format_us, to_us
@@ -50,13 +51,17 @@ class EngineReplay:
     bad_debt_usd: float
     """Sum of what is missing in those rows, USD."""
     maintenance_share: float
-    """Mean of maintenance over gross exposure of accounts that have positions; NaN without any."""
+    """Sum of maintenance over sum of gross exposure, of rows with positions; NaN without any."""
     liquidations: int
     """Recorded liquidation episodes while the account was being scored."""
     foreseen: int
     """Of those, how many had a call within the lookback before."""
     median_lead_h: float
     """Median time from the first such call to the liquidation, hours; NaN without any."""
+    warned: int
+    """Of the episodes, how many had a call or any action above ``normal`` within the lookback before."""
+    median_warning_lead_h: float
+    """Median time from the first of these to the liquidation, hours; NaN without any."""
 
 
 @dataclass(frozen=True)
@@ -212,26 +217,39 @@ def _engine_replay(
     gross = rows["gross"].to_numpy()
     called = equity < maintenance
     debt = ~called & (worst < 0.0)
-    seen = seen_before(rows["account_id"].to_numpy(), rows["time"].to_numpy(), called, episodes, lookback)
-    leads = [item.lead_us / HOUR for item in seen if item.lead_us is not None]
-    open_rows = gross > 0.0
+    acted = (rows["action"] != "normal").to_numpy()
+    accounts, times = rows["account_id"].to_numpy(), rows["time"].to_numpy()
+    seen = seen_before(accounts, times, called, episodes, lookback)
+    leads = _lead_hours(seen)
+    warnings = _lead_hours(seen_before(accounts, times, called | acted, episodes, lookback))
+    has_open = gross > 0.0
     result = EngineReplay(
         engine=engine,
         account_hours=len(rows),
         calls=int(called.sum()),
-        warnings=int((rows["action"] != "normal").sum()),
+        warnings=int(acted.sum()),
         needless_calls=_needless(rows, called, episodes, lookback),
         jumped=int((~called & (worst < maintenance)).sum()),
         bad_debt=int(debt.sum()),
         bad_debt_usd=float(np.abs(worst[debt]).sum()),
-        maintenance_share=float((maintenance[open_rows] / gross[open_rows]).mean())
-        if open_rows.any()
+        maintenance_share=float(maintenance[has_open].sum() / gross[has_open].sum())
+        if has_open.any()
         else np.nan,
         liquidations=len(seen),
         foreseen=len(leads),
-        median_lead_h=float(np.median(leads)) if leads else np.nan,
+        median_lead_h=_median(leads),
+        warned=len(warnings),
+        median_warning_lead_h=_median(warnings),
     )
     return result, [item.to_row(engine) for item in seen]
+
+
+def _lead_hours(seen: list[SeenEpisode]) -> list[float]:
+    return [item.lead_us / HOUR for item in seen if item.lead_us is not None]
+
+
+def _median(values: list[float]) -> float:
+    return float(np.median(values)) if values else math.nan
 
 
 def _needless(rows: pd.DataFrame, called: Bool1D, episodes: list[Episode], lookback: int) -> int:

@@ -21,6 +21,7 @@ from riskml.arrays import AnyArray
 from riskml.errors import ContractError, DataError
 from riskml.markets import symbols
 from riskml.risk.accounts import AccountBook
+from riskml.risk.collateral import Conditions
 from riskml.risk.forecast import Forecast
 from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
@@ -33,7 +34,7 @@ from riskml.scoring.requirements import Requirements
 from riskml.scoring.session import LoadedBundle, load_bundle
 from riskml.scoring.telemetry import Telemetry
 from riskml.scoring.what_if import changed_book
-from riskml.units import TimeLike, format_us, to_us
+from riskml.units import MINUTE, TimeLike, format_us, to_us
 
 
 class Scorer:
@@ -48,6 +49,8 @@ class Scorer:
         self._requirements = Requirements(bundle, policy)
         self._prices = PriceBook()
         self._now: int | None = None
+        self._n_observed = 0
+        self._cached_conditions: tuple[tuple[int, int], Conditions] | None = None
 
     @classmethod
     def load(
@@ -110,6 +113,7 @@ class Scorer:
             n_late = int((columns["known_at"] <= self._live.last_bar).sum())
         if checked.n_rows:
             self._live.observe(table, columns)
+            self._n_observed += 1
             self._take_prices(table, columns)
         self._count(table, checked, n_late)
         return Observed(checked.n_rows - n_late, n_late, len(checked.problems))
@@ -234,6 +238,7 @@ class Scorer:
         """
         live, requirements, prices, now = state.load_state(Path(path), self.bundle, self.policy)
         self._live, self._requirements, self._prices, self._now = live, requirements, prices, now
+        self._cached_conditions = None
 
     def _decide(
         self, book: AccountBook, ts: int, prices: Mapping[str, float], *, remember: bool
@@ -243,10 +248,18 @@ class Scorer:
             book,
             ts,
             prices,
-            conditions=conditions_at(store, ts),
+            conditions=self._conditions(ts),
             liquidity_usd=liquidity_at(store, marks, ts),
             remember=remember,
         )
+
+    def _conditions(self, ts: int) -> Conditions:
+        # As of the end of the minute: a depeg counts at once, and a stream of prices does not
+        # go through every flow again and again.
+        key = (-(-ts // MINUTE) * MINUTE, self._n_observed)
+        if self._cached_conditions is None or self._cached_conditions[0] != key:
+            self._cached_conditions = (key, conditions_at(self._live.store, key[0]))
+        return self._cached_conditions[1]
 
     def _moment(self, ts: TimeLike | None) -> int:
         if self._requirements.forecast is None or self._now is None:

@@ -96,7 +96,8 @@ def report(scorer: Scorer, book: AccountBook, actions: dict[str, str]) -> None:
             actions[account] = action
             print(
                 f"{row['ts']} {account:<6} {action:<10} equity {row['equity_usd']:>9.2f} maintenance "
-                f"{row['maintenance_margin_usd']:>8.2f} p(8h) {row['p_liq_8h']:.2e} because {', '.join(row['reasons'])}"
+                f"{row['maintenance_margin_usd']:>8.2f} p(8h) {row['p_liq_8h']:.2e} "
+                f"because {', '.join(row['reasons'])}"
             )
 
 

@@ -17,7 +17,8 @@ def maker() -> ModuleType:
     """The script that makes tiny bundles."""
     file = Path(__file__).parents[1] / "scoring" / "make_tiny_bundle.py"
     spec = importlib.util.spec_from_file_location("make_tiny_bundle", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -71,6 +71,8 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1)
     assert order(1, 0) != order(2, 0)
+    # the trainer validates after as many steps as the first epoch had
+    assert {len(order(1, epoch)) for epoch in range(12)} == {len(ChunkSampler(data, 2, seed=1))}
     assert list(ChunkSampler(data, 3, seed=None)) == list(ChunkSampler(data, 3, seed=None))
 
 

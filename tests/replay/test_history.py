@@ -99,6 +99,7 @@ def test_an_engine_is_held_against_the_next_bars_worst_price(
     assert engine.bad_debt_usd == pytest.approx(20.0)
     assert engine.maintenance_share == pytest.approx(0.2 / 3)
     assert (engine.liquidations, engine.foreseen, engine.median_lead_h) == (1, 1, 0.5)
+    assert (engine.warned, engine.median_warning_lead_h) == (1, 0.5)
 
 
 def test_the_three_files_and_the_page_are_written(lake: Lake, margins: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,8 @@ def maker() -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         "make_tiny_bundle", Path(__file__).with_name("make_tiny_bundle.py")
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -126,8 +127,8 @@ def make_warm(tiny_bundle: Path, feed: Feed) -> Callable[..., Scorer]:
 
 
 @pytest.fixture
-def warm(make_warm: Callable[..., Scorer]) -> Iterator[Scorer]:
-    yield make_warm()
+def warm(make_warm: Callable[..., Scorer]) -> Scorer:
+    return make_warm()
 
 
 def position(symbol: str, usd: float, **more: Any) -> dict[str, Any]:
