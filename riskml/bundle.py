@@ -1,8 +1,9 @@
 """The bundle: a folder with two ONNX graphs, its manifest, golden cases and model card.
 
-``bundle_id`` is a sha256 over the protocol and the sha256 of every file, so a changed
-byte anywhere changes the identity; :func:`verify_bundle` recomputes both before anything
-is loaded. Writing is atomic: a bundle folder appears complete or not at all.
+``bundle_id`` is a sha256 over the protocol and the sha256 of every file. It cannot cover the
+manifest that carries it, so the manifest has a seal of its own (``manifest_sha256``).
+:func:`verify_bundle` recomputes both before anything is loaded: one changed byte anywhere is
+refused. Writing is atomic: a bundle folder appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -73,10 +74,22 @@ class Manifest:
     fallback: dict[str, Any] = field(default_factory=dict)
     """Constants of the fallback law (a log-HAR on what remains), see ``scoring.guards``."""
     notes: str = ""
+    manifest_sha256: str = ""
+    """sha256 of the manifest's text with this field empty; made by :func:`manifest_text`."""
 
     def to_json(self) -> str:
-        """Deterministic JSON text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        """Deterministic, sealed JSON text."""
+        return manifest_text(asdict(self))
+
+
+def manifest_text(fields_by_name: Mapping[str, Any]) -> str:
+    """The one text of a manifest with these fields, sealed with its own sha256."""
+    unsealed = _plain_text({**fields_by_name, "manifest_sha256": ""})
+    return _plain_text({**fields_by_name, "manifest_sha256": hashlib.sha256(unsealed.encode()).hexdigest()})
+
+
+def _plain_text(fields_by_name: Mapping[str, Any]) -> str:
+    return json.dumps(fields_by_name, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def sha256_file(path: Path) -> str:
@@ -117,7 +130,7 @@ def read_manifest(path: str | Path) -> Manifest:
             fix="export the bundle again, or use the riskml version that wrote it",
         )
     known = {item.name for item in fields(Manifest)}
-    optional = {"created", "calibration_power", "reference_sigma", "fallback", "notes"}
+    optional = {"created", "calibration_power", "reference_sigma", "fallback", "notes", "manifest_sha256"}
     missing = sorted(known - optional - raw.keys())
     if missing:
         raise BundleError(f"{file} lacks {', '.join(missing)}", fix="export the bundle again")
@@ -155,6 +168,12 @@ def verify_bundle(path: str | Path, public_key: bytes | None = None) -> Manifest
             )
     if compute_bundle_id(manifest.protocol, manifest.files) != manifest.bundle_id:
         raise BundleError(f"{folder / MANIFEST} was changed: bundle_id does not match the files")
+    text = (folder / MANIFEST).read_bytes()
+    if text != manifest_text(json.loads(text)).encode():
+        raise BundleError(
+            f"{folder / MANIFEST} was changed: it does not match its own seal",
+            fix="copy the bundle again from its source",
+        )
     if public_key is not None:
         _verify_signature(folder, public_key)
     return manifest

@@ -48,6 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_bundle_reads_back_as_it_was_written(folder: Path) -> None:
     assert verify_bundle(folder) == read_manifest(folder)
+    assert len(read_manifest(folder).manifest_sha256) == 64
     assert sorted(p.name for p in folder.parent.iterdir()) == ["perp-1h"]
 
 
@@ -56,6 +57,17 @@ def test_the_identity_depends_on_the_files_and_not_on_the_clock(tmp_path: Path) 
     two = write_bundle(tmp_path / "two", CONTENTS, manifest())
     other = write_bundle(tmp_path / "other", CONTENTS | {"CARD.md": b"?"}, manifest())
     assert one.bundle_id == two.bundle_id != other.bundle_id
+
+
+def test_one_changed_byte_of_the_manifest_is_refused_wherever_it_is(folder: Path) -> None:
+    file = folder / "manifest.json"
+    original = file.read_bytes()
+    for position in range(len(original)):
+        data = bytearray(original)
+        data[position] ^= 1
+        file.write_bytes(data)
+        with pytest.raises(BundleError, match=r"was changed|is missing|is not valid|has protocol|lacks|does not list"):
+            verify_bundle(folder)
 
 
 @pytest.mark.parametrize("name", [*bundle.REQUIRED_FILES, "facts/chains.toml"])

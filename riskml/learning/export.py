@@ -23,6 +23,7 @@ from riskml.learning.card import model_card
 from riskml.learning.market_graph import (
     check_parity,
     export_market_graph,
+    quiet_export,
     random_case,
     run_graph,
     stripped,
@@ -121,7 +122,7 @@ def _account_graph(run: Run) -> bytes:
 
     from riskml.learning.account_graph import export_account_graph
 
-    with tempfile.TemporaryDirectory(prefix="riskml-export-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="riskml-export-") as scratch, quiet_export():
         file = Path(scratch) / ACCOUNT_GRAPH
         export_account_graph(file, tuple(run.record["horizons"]), np.array(run.record["calibration_power"]))
         return stripped(onnx.load_from_string(file.read_bytes()))

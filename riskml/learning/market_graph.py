@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def export_market_graph(net: MarketNet) -> bytes:
         "market_mask": {0: "n_markets"},
     }
     try:
-        with _quiet_export():
+        with quiet_export():
             program = torch.onnx.export(
                 net.eval(),
                 arguments,
@@ -190,8 +191,8 @@ def relative_difference(expected: AnyArray, found: AnyArray) -> float:
 
 
 @contextlib.contextmanager
-def _quiet_export() -> Any:
-    """The exporter prints its progress and logs advice; neither is of use to the reader."""
+def quiet_export() -> Iterator[None]:
+    """Keep torch's exporter quiet: it prints its progress and logs advice; neither is of use to the reader."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from riskml.bundle import Manifest, read_manifest, write_bundle
+from riskml.bundle import Manifest, manifest_text, read_manifest, write_bundle
 from riskml.errors import BundleError, ConfigError
 from riskml.scoring.session import check_golden, load_bundle, make_session, read_golden
 
@@ -79,7 +79,7 @@ def test_another_protocol_or_feature_version_is_refused(
     copy: Path, field: str, value: object, message: str
 ) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {field: value}))
+    (copy / "manifest.json").write_text(manifest_text(manifest | {field: value}))
     with pytest.raises(BundleError, match=message):
         load_bundle(copy)
 
@@ -87,7 +87,7 @@ def test_another_protocol_or_feature_version_is_refused(
 def test_a_feature_that_this_runtime_lacks_is_refused_by_name(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["features"][0]["name"] = "moon_phase"
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(manifest_text(manifest))
     with pytest.raises(BundleError, match=r"does not have.*moon_phase"):
         load_bundle(copy)
 
