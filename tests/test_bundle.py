@@ -66,7 +66,9 @@ def test_one_changed_byte_of_the_manifest_is_refused_wherever_it_is(folder: Path
         data = bytearray(original)
         data[position] ^= 1
         file.write_bytes(data)
-        with pytest.raises(BundleError, match=r"was changed|is missing|is not valid|has protocol|lacks|does not list"):
+        with pytest.raises(
+            BundleError, match=r"was changed|is missing|is not valid|has protocol|lacks|does not list"
+        ):
             verify_bundle(folder)
 
 

@@ -67,8 +67,10 @@ class TestForecastMeasures:
         # of 16 event/other pairs 11 are in order, 3 are reversed, 2 are ties
         pairs = [
             (a > b) + 0.5 * (a == b)
-            for a, o in zip(TIED_SCORE, OUTCOME, strict=True) if o
-            for b, q in zip(TIED_SCORE, OUTCOME, strict=True) if not q
+            for a, o in zip(TIED_SCORE, OUTCOME, strict=True)
+            if o
+            for b, q in zip(TIED_SCORE, OUTCOME, strict=True)
+            if not q
         ]
         assert metrics.roc_auc(OUTCOME, TIED_SCORE) == pytest.approx(np.mean(pairs))
 

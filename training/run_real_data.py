@@ -2,9 +2,9 @@
 
     python training/run_real_data.py --data ../shared/data --work runs/real
 
-ingest -> check -> build (long markets, 1 h, 2020 to 2025-09) -> fit, export and evaluate two
-folds of the protocol -> backfill of the Hyperliquid accounts of 2023 with the fold whose data
-ends before them. Every step runs in a process of its own, so that its peak memory is its own.
+ingest -> check -> build (long markets, 1 h, 2020 to 2025-09) -> fit, export and evaluate every
+fold of the protocol -> backfill of the Hyperliquid accounts of 2023 with the newest fold whose
+data ends before them (the one fitted to 2022-06 and calibrated on 2022-H2). Every step runs in a process of its own, so that its peak memory is its own.
 Appends one line to ``training/results/real_data.jsonl``, writes the metric rows beside it as
 CSV, and prints the same line last.
 """
@@ -31,7 +31,6 @@ from riskml.units import format_us, to_us
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_START, DATA_END = "2020-01-01", "2025-10-01"
-MAIN_FOLD, ACCOUNT_FOLD = FOLDS[3], FOLDS[1]
 ACCOUNTS_START, ACCOUNTS_END = "2023-02-01", "2023-06-01"
 CSV_COLUMNS = (
     "part", "metric", "model", "horizon", "market", "side",
@@ -100,22 +99,20 @@ def step_evaluate(bundle: str, lake: str, start: str, end: str, out: str) -> dic
     return {"rows": report["rows"], "in_sample": report["in_sample"], **headline(report["metrics"])}
 
 
-def step_backfill(bundle: str, lake: str, out: str, report_file: str) -> dict[str, Any]:
+def step_backfill(folds: str, lake: str, out: str, report_file: str) -> dict[str, Any]:
     """Margins of every account-hour of the 2023 venue, ranked against its liquidations."""
+    from riskml.backfill.bundles import find_bundles
     from riskml.backfill.local import backfill
-    from riskml.bundle import read_manifest
     from riskml.learning.account_measures import YARDSTICK, account_rows, read_margins
     from riskml.tables.lake import Lake
 
     store = Lake(lake)
     start, end = ACCOUNTS_START, ACCOUNTS_END
     engines = ("riskml", YARDSTICK)
-    backfill(
-        bundle, store, out, start=start, end=end, engines=engines, resume=True, progress=say_progress
-    )
+    backfill(folds, store, out, start=start, end=end, engines=engines, resume=True, progress=say_progress)
     margins = read_margins(Path(out))
     liquidations = store.read("liquidations", start=start, end=end)
-    rows = account_rows(margins, liquidations, read_manifest(bundle).horizons)
+    rows = account_rows(margins, liquidations, find_bundles(folds)[0].manifest.horizons)
     in_sample = int(sum(margins["in_sample"].to_pylist()))
     metrics = [row.to_dict() for row in rows]
     write_text(Path(report_file), json.dumps({"metrics": metrics}, allow_nan=False) + "\n")
@@ -207,8 +204,8 @@ def write_csv(file: Path, parts: dict[str, Path]) -> int:
     return len(rows)
 
 
-def run_fold(fold: Fold, label: str, work: Path, recipe: str) -> tuple[dict[str, Any], Path, Path]:
-    """Fit, export and evaluate one fold; returns (steps, bundle, report)."""
+def run_fold(fold: Fold, label: str, work: Path, recipe: str) -> tuple[dict[str, Any], Path]:
+    """Fit, export and evaluate one fold; returns (steps, report)."""
     run, bundle = work / f"run-{label}", work / "folds" / f"perp-1h-{fold.data_end}"
     report = work / f"evaluate-{label}.json"
     seams = fold.fit_end, fold.calibrate_end
@@ -221,7 +218,7 @@ def run_fold(fold: Fold, label: str, work: Path, recipe: str) -> tuple[dict[str,
             str(bundle), str(work / "lake"), fold.data_end, fold.test_end, str(report),
         ),
     }  # fmt: skip
-    return steps, bundle, report
+    return steps, report
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -250,14 +247,15 @@ def main(arguments: list[str]) -> int:
         steps["ingest"] = in_process("ingest", step_ingest, options.data, str(work / "lake"))
     steps["check"] = in_process("check", step_check, str(work / "lake"))
     steps["build"] = in_process("build", step_build, str(work / "lake"), str(work / "dataset"))
-    main_steps, _, main_report = run_fold(MAIN_FOLD, "2025", work, options.recipe)
-    account_steps, bundle, account_report = run_fold(ACCOUNT_FOLD, "2023", work, options.recipe)
-    steps |= main_steps | account_steps
-    backfill_report = work / "backfill-2023.json"
-    folders = str(work / "lake"), str(work / "margins")
-    steps["backfill"] = in_process("backfill", step_backfill, str(bundle), *folders, str(backfill_report))
+    parts: dict[str, Path] = {}
+    for fold in FOLDS:
+        year = fold.data_end[:4]
+        fold_steps, parts[year] = run_fold(fold, year, work, options.recipe)
+        steps |= fold_steps
+    parts["accounts-2023"] = work / "backfill-2023.json"
+    folders = str(work / "folds"), str(work / "lake"), str(work / "margins")
+    steps["backfill"] = in_process("backfill", step_backfill, *folders, str(parts["accounts-2023"]))
     today = datetime.now(UTC).date().isoformat()
-    parts = {"2025": main_report, "2023": account_report, "accounts-2023": backfill_report}
     n_rows = write_csv(results / f"real_data_{options.recipe}.csv", parts)
     line = {
         "date": today,

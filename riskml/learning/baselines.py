@@ -273,9 +273,9 @@ def _fhs(data: EvaluationData, rows: slice, scale: Float3D) -> FloatND:
     residual = data.excursion / scale[..., None]
     for start, stop in _refreshes(data.ts[rows]):
         for index, horizon in enumerate(data.horizons):
-            closed = int(np.searchsorted(
-                data.ts, data.ts[rows.start + start] - duration_us(horizon), side="right"
-            ))
+            closed = int(
+                np.searchsorted(data.ts, data.ts[rows.start + start] - duration_us(horizon), side="right")
+            )
             multiple = _quantiles(residual[:closed, :, index])
             block = scale[rows.start + start : rows.start + stop, :, index, None]
             result[start:stop, :, index] = block * multiple

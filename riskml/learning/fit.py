@@ -45,7 +45,7 @@ from riskml.learning.summary import (
     plain_har,
     reference_sigma,
 )
-from riskml.learning.tracking import track_run
+from riskml.learning.tracking import check_tracking_uri, track_run
 from riskml.learning.trainer import Fitted, ProgressFn, train
 from riskml.learning.windows import ChunkDataset, Panel, make_panel
 from riskml.units import TimeLike
@@ -126,7 +126,8 @@ def fit_run(
 
     Raises
     ------
-    ConfigError : recipe or seams that cannot be used; ``resume`` with other data or recipe.
+    ConfigError : recipe or seams that cannot be used; ``resume`` with other data or recipe; a tracking
+        store that cannot be reached (the run is complete by then).
     DataError : too little data, no market to fit, or a loss that is not finite. The last good
         checkpoint stays, ``run.json`` is not written.
 
@@ -134,6 +135,7 @@ def fit_run(
     -----
     NaN handling: a missing feature counts as its fit mean, a missing target takes no part.
     """
+    check_tracking_uri(tracking_uri)
     dataset = _dataset(data)
     chosen = with_seed(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), seed)
     folder = Path(out)
@@ -167,8 +169,8 @@ def fit_run(
         dataset.info.horizons,
     )
     write_json(folder / METRICS_FILE, {**metrics, "history": fitted.history})
-    track_run(folder, folder.name, chosen.to_dict(), metrics, fitted.history, tracking_uri)
     write_json(folder / RUN_FILE, record)
+    track_run(folder, folder.name, chosen.to_dict(), metrics, fitted.history, tracking_uri)
     return RunResult(folder, metrics, str(record["data_end"]), str(record["weights_sha256"]))
 
 

@@ -192,7 +192,7 @@ def relative_difference(expected: AnyArray, found: AnyArray) -> float:
 
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
-    """Keep torch's exporter quiet: it prints its progress and logs advice; neither is of use to the reader."""
+    """Keep torch's exporter quiet: it prints its progress and logs advice that no reader needs."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -150,9 +150,7 @@ def _qlike_means(
                 statistic = make(model, market)
                 low, high = metrics.block_bootstrap(sums, statistic)
                 value = float(statistic(whole)[0])
-                yield MetricRow(
-                    metric, name, horizon, label, BOTH, value, reference, n, low, high, baseline
-                )
+                yield MetricRow(metric, name, horizon, label, BOTH, value, reference, n, low, high, baseline)
 
 
 def _comparison(

@@ -352,9 +352,7 @@ def select_folds(start: str, end: str, folds: Sequence[Fold] = FOLDS) -> list[Fo
     DataError : no fold's test part meets the range.
     """
     start_us, end_us = to_us(start), to_us(end)
-    chosen = [
-        fold for fold in folds if to_us(fold.data_end) < end_us and to_us(fold.test_end) > start_us
-    ]
+    chosen = [fold for fold in folds if to_us(fold.data_end) < end_us and to_us(fold.test_end) > start_us]
     if not chosen or end_us <= start_us:
         spans = ", ".join(f"{fold.data_end} to {fold.test_end}" for fold in folds)
         raise DataError(f"no fold is tested between {start} and {end}", fix=f"test parts are {spans}")

@@ -1,6 +1,6 @@
 """The RUN folder: what a finished fit left behind, and how it is read back.
 
-``run.json`` is written last, so a folder without it is an unfinished run. ``model.pt``
+``run.json`` is written after all that it describes, so a folder without it is an unfinished run. ``model.pt``
 holds tensors only and is read with ``weights_only``.
 """
 

@@ -27,6 +27,20 @@ def default_tracking_uri(run: str | Path) -> str:
     return f"sqlite:///{Path(run).resolve().parent / 'mlflow.db'}"
 
 
+def check_tracking_uri(uri: str | None) -> None:
+    """Refuse an address that MLflow does not take; without connecting, so it is cheap before a fit.
+
+    Raises
+    ------
+    ConfigError : a file store.
+    """
+    if uri is not None and (uri.startswith("file:") or "://" not in uri):
+        raise ConfigError(
+            f"'{uri}' is a file store, which MLflow no longer takes",
+            fix="use sqlite:///path/mlflow.db or the address of a tracking server",
+        )
+
+
 def track_run(
     run: Path,
     name: str,
@@ -108,11 +122,7 @@ def _experiment(client: Any, uri: str, run: Path) -> str:
 @contextmanager
 def _store(uri: str) -> Iterator[Any]:
     """A client of the store; whatever fails inside becomes a ConfigError that names the store."""
-    if uri.startswith("file:") or "://" not in uri:
-        raise ConfigError(
-            f"'{uri}' is a file store, which MLflow no longer takes",
-            fix="use sqlite:///path/mlflow.db or the address of a tracking server",
-        )
+    check_tracking_uri(uri)
     with warnings.catch_warnings():
         # MLflow and its drivers use interfaces that their own next releases drop.
         warnings.simplefilter("ignore", DeprecationWarning)

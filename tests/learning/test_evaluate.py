@@ -210,8 +210,12 @@ class TestRows:
         assert (np.diff(margin, axis=2) >= 0).all()
         p = [
             protocol.probability_at(
-                shrinking[:, 0], history.nu[:50, 0], POWER,
-                horizon=h, side=np.zeros(50, int), log_distance=np.full(50, 0.1),
+                shrinking[:, 0],
+                history.nu[:50, 0],
+                POWER,
+                horizon=h,
+                side=np.zeros(50, int),
+                log_distance=np.full(50, 0.1),
             )
             for h in range(3)
         ]
@@ -277,9 +281,7 @@ class TestRange:
     def test_a_market_without_a_forecast_is_named(self, world):
         data, history, baselines = world
         with pytest.raises(DataError, match="no forecast for CCC"):
-            score_rows(
-                replace(history, markets=("AAA", "BBB", "XXX")), data, baselines, POWER, START, END
-            )
+            score_rows(replace(history, markets=("AAA", "BBB", "XXX")), data, baselines, POWER, START, END)
 
     def test_other_horizons_are_refused(self, world):
         data, history, baselines = world
@@ -373,9 +375,7 @@ class TestAccounts:
             for engine in ("riskml", "hyperliquid")
         ]  # fmt: skip
         events = self.liquidations((2 * HOUR + HOUR // 2, "a"), (2 * HOUR, None))
-        found = {
-            (r.metric, r.model): r for r in account_rows(self.margins(rows), events, ("1h",))
-        }
+        found = {(r.metric, r.model): r for r in account_rows(self.margins(rows), events, ("1h",))}
         assert found["account_auc", "riskml"].value == 1.0
         assert found["account_auc", "riskml"].baseline == pytest.approx(0.5 / 3)  # tied with one of three
         assert found["account_auc", "riskml"].n == 4
@@ -395,4 +395,3 @@ class TestAccounts:
     def test_a_range_without_accounts_is_refused(self, tmp_path):
         with pytest.raises(DataError, match="no account to score"):
             read_margins(tmp_path)
-

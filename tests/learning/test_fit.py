@@ -157,6 +157,12 @@ def test_a_market_kept_out_changes_nothing(toy: Any, first: Any, tmp_path: Path)
     assert again.weights_sha256 == first.weights_sha256
 
 
+def test_a_store_that_is_not_supported_is_refused_before_the_fit(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a file store"):
+        fit(toy, tmp_path / "run", tracking_uri="./mlruns")
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_little_data_is_refused(toy: Any, tmp_path: Path) -> None:
     short = {
         name: getattr(toy, name)[:300] for name in ("ts", "features", "mae", "variance", "stress", "close")

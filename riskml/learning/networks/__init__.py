@@ -1,1 +1,1 @@
-"""."""
+"""The networks that ``riskml.learning`` fits and exports."""
