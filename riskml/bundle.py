@@ -70,7 +70,8 @@ class Manifest:
     calibration_power: list[float] = field(default_factory=list)
     """Per horizon: the exponent b of g(z) = z**b in the account graph."""
     reference_sigma: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
-    """``{"stressed": {market: [n_horizons][2]}, "long_run": ...}`` of the fit part; ``*`` = any other market."""
+    """``{"stressed": {market: [n_horizons][2]}, "long_run": ...}`` of the fit part;
+    ``*`` = any other market."""
     fallback: dict[str, Any] = field(default_factory=dict)
     """Constants of the fallback law (a log-HAR on what remains), see ``scoring.guards``."""
     notes: str = ""

@@ -16,7 +16,8 @@ from typing import NoReturn
 
 from riskml import __version__, cli_lifecycle, cli_verbs
 from riskml.cli_output import FAILED, REFUSED, USAGE, Outcome, Progress, outcome_json, print_outcome
-from riskml.errors import BundleError, ConfigError, Problem, RiskmlError
+from riskml.errors import BundleError, ConfigError, DataError, Problem, RiskmlError
+from riskml.units import to_us
 
 Run = Callable[[argparse.Namespace, Progress], Outcome]
 INTERRUPTED = 130
@@ -96,8 +97,20 @@ def _verb(verbs: _Verbs[_Parser], name: str, run: Run, purpose: str, example: st
 
 
 def _range(parser: _Parser, *, required: bool = False) -> None:
-    parser.add_argument("--start", metavar="DATE", required=required, help="first time, UTC, inclusive")
-    parser.add_argument("--end", metavar="DATE", required=required, help="last time, UTC, exclusive")
+    _time(parser, "--start", required=required, help="first time, UTC, inclusive")
+    _time(parser, "--end", required=required, help="last time, UTC, exclusive")
+
+
+def _time(parser: _Parser, name: str, *, metavar: str = "DATE", required: bool = False, help: str) -> None:
+    parser.add_argument(name, type=_date, metavar=metavar, required=required, help=help)
+
+
+def _date(text: str) -> str:
+    try:
+        to_us(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _jobs(parser: _Parser) -> None:
@@ -155,8 +168,8 @@ def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
     fit.add_argument("--data", metavar="DIR", required=True)
     fit.add_argument("--recipe", default="quick", help="quick, standard or a TOML file (default quick)")
     fit.add_argument("--out", metavar="RUN", required=True)
-    fit.add_argument("--fit-end", metavar="DATE", help="end of the fit part (default: 70 %% of the range)")
-    fit.add_argument("--calibrate-end", metavar="DATE", help="end of the calibrate part (default: 85 %%)")
+    _time(fit, "--fit-end", help="end of the fit part (default: 70 %% of the range)")
+    _time(fit, "--calibrate-end", help="end of the calibrate part (default: 85 %%)")
     fit.add_argument("--seed", type=int, help="default: the recipe's")
     fit.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite beside RUN)")
     fit.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
@@ -197,7 +210,7 @@ def _add_scoring_verbs(verbs: _Verbs[_Parser]) -> None:
     )
     score.add_argument("--bundle", required=True)
     score.add_argument("--lake", required=True)
-    score.add_argument("--at", metavar="TIME", required=True, help="UTC")
+    _time(score, "--at", metavar="TIME", required=True, help="UTC")
     backfill = _verb(
         verbs,
         "backfill",

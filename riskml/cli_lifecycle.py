@@ -7,6 +7,7 @@ from pathlib import Path
 
 from riskml.cli_output import REFUSED, Outcome, Progress, text_table
 from riskml.cli_verbs import optional_imports, read_json
+from riskml.errors import DataError
 
 
 def replay(options: Namespace, progress: Progress) -> Outcome:
@@ -14,6 +15,8 @@ def replay(options: Namespace, progress: Progress) -> Outcome:
     with optional_imports():
         from riskml.replay.history import replay_margins
         from riskml.tables.lake import Lake
+    if not Path(options.margins).is_dir():
+        raise DataError(f"there are no margins at {options.margins}", fix="pass what 'riskml backfill' wrote")
     report = replay_margins(
         options.margins,
         Lake(options.lake),
@@ -111,7 +114,8 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
     from riskml.report.promote import current_release, judge, release
 
     run, models = Path(options.run_dir), Path(options.models)
-    evaluation = read_json(Path(options.evaluation or run / "evaluation.json"), "evaluation")
+    fix = "run 'riskml evaluate --bundle RUN/bundle ... --out RUN/evaluation.json' first"
+    evaluation = read_json(Path(options.evaluation or run / "evaluation.json"), "evaluation", fix)
     bundle = run / "bundle"
     if not (bundle / MANIFEST).is_file():
         with optional_imports():

@@ -65,9 +65,9 @@ def ingest(options: Namespace, progress: Progress) -> Outcome:
     skipped = [{"path": item.path, "reason": item.reason, "rows": item.rows} for item in report.skipped]
     counts = dict(report.counts)
     exit_code = FAILED if report.problems else 0
-    return Outcome(
-        text, (Path(options.lake),), counts, tuple(report.problems), exit_code, {"skipped": skipped}
-    )
+    lake = Path(options.lake)
+    outputs = (lake,) if lake.is_dir() else ()
+    return Outcome(text, outputs, counts, tuple(report.problems), exit_code, {"skipped": skipped})
 
 
 def check(options: Namespace, progress: Progress) -> Outcome:
@@ -144,7 +144,7 @@ def evaluate(options: Namespace, progress: Progress) -> Outcome:
         raise ConfigError("--walk-forward needs a recipe", fix="add --recipe quick")
     with optional_imports():
         from riskml.learning.evaluate import evaluate_bundle
-        from riskml.learning.walk_forward import evaluate_walk_forward
+        from riskml.learning.walk_forward import FOLDS_FOLDER, evaluate_walk_forward
         from riskml.tables.lake import Lake
     lake = Lake(options.lake)
     common: dict[str, Any] = {
@@ -159,10 +159,11 @@ def evaluate(options: Namespace, progress: Progress) -> Outcome:
         result = evaluate_bundle(options.bundle, lake, accounts=options.accounts, **common)
     out = Path(options.out)
     write_json(out, result)
+    outputs = (out, Path(FOLDS_FOLDER)) if options.walk_forward else (out,)
     text = evaluation_text(result)
     counts = {"rows": result["rows"], "metrics": len(result["metrics"])}
     return Outcome(
-        text, (out,), counts, extra={"bundle_id": result["bundle_id"], "in_sample": result["in_sample"]}
+        text, outputs, counts, extra={"bundle_id": result["bundle_id"], "in_sample": result["in_sample"]}
     )
 
 
@@ -224,12 +225,12 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
         staging.unlink(missing_ok=True)
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read one JSON object; ``what`` names it in the error."""
+def read_json(path: Path, what: str, fix: str | None = None) -> dict[str, Any]:
+    """Read one JSON object; ``what`` names it in the error, ``fix`` says how to get a missing one."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"there is no {what} at {path}") from None
+        raise DataError(f"there is no {what} at {path}", fix=fix) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid JSON: {error}", fix=f"write the {what} again") from error
     if not isinstance(record, dict):

@@ -61,11 +61,13 @@ def run_demo(out: Path, *, lake: str | None = None, short: bool = False, progres
 
     Raises
     ------
-    ConfigError : ``out`` has content that no demo wrote.
+    ConfigError : ``out`` is a file, or has content that no demo wrote.
     RiskmlError : any step failed; what the steps before it wrote stays.
     """
     from riskml.tables.lake import Lake
 
+    if lake:
+        Lake(lake).tables()  # a lake that is not there is told before anything is written
     _claim(out)
     steps = _Steps(progress)
     store = Lake(lake) if lake else _generate(out / "lake", steps, short)
@@ -91,6 +93,8 @@ def run_demo(out: Path, *, lake: str | None = None, short: bool = False, progres
 
 def _claim(out: Path) -> None:
     """Take a folder for the demo, and clear what an earlier one left."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file", fix="choose another --out folder")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ConfigError(f"{out} has content that no demo wrote", fix="choose another --out folder")
     write_json(out / MARKER, {})

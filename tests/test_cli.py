@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,9 +49,9 @@ EXAMPLES = {
         "--lake",
         "L",
         "--start",
-        "2024",
+        "2024-01-01",
         "--end",
-        "2025",
+        "2025-01-01",
         "--accounts",
         "--out",
         "F",
@@ -113,6 +115,25 @@ def test_the_example_of_every_verb_parses(capsys: pytest.CaptureFixture[str]) ->
         assert cli.build_parser().parse_args(example).command == verb
 
 
+def documented_commands(repository: Path) -> list[tuple[str, list[str]]]:
+    """Every line of a document that is a riskml command; lines that leave something out are no command."""
+    pages = [*repository.glob("*.md"), *repository.glob("docs/*.md"), *repository.glob("*/README.md")]
+    found = []
+    for page in pages:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            words = line.strip().removeprefix("$ ").partition(" #")[0]
+            if words.startswith("riskml ") and not re.search(r"\.\.\.|[{|,;]$|\{", words):
+                found.append((page.name, words.split()[1:]))
+    return found
+
+
+def test_every_command_of_the_documents_parses(repository: Path) -> None:
+    commands = [(page, words) for page, words in documented_commands(repository) if words[0] in VERBS]
+    assert len(commands) >= 15
+    for page, words in commands:
+        assert cli.build_parser().parse_args(words).command == words[0], page
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -133,6 +154,25 @@ def test_errors_become_exit_codes(error: BaseException, code: int, stand_in: Sta
 def test_wrong_usage_is_exit_code_2_and_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["build", "--lake", "L"]) == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("build", "--start"),
+        ("evaluate", "--end"),
+        ("backfill", "--start"),
+        ("score", "--at"),
+        ("fit", "--fit-end"),
+        ("replay", "--end"),
+    ],
+)
+def test_a_date_that_is_none_is_wrong_usage(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, record = run_json(capsys, verb, *EXAMPLES[verb], option, "first of May")
+    assert (code, record["problems"][0]["code"]) == (2, "usage")
+    assert "'first of May' is not a date or time" in record["problems"][0]["message"]
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])

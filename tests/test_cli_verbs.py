@@ -112,6 +112,40 @@ def test_a_path_that_does_not_exist_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["check", "FILE"], "FILE is a file; a lake is a folder"),
+        (["ingest", "tables", "FUNDING.csv", "--lake", "FILE"], "holds no table"),
+        (["ingest", "tables", "funding.csv", "--lake", "FILE"], "FILE is a file; a lake is a folder"),
+        (["build", "--lake", "FILE", "--out", "D"], "FILE is a file; a lake is a folder"),
+        (["demo", "--out", "FILE"], "FILE is a file"),
+        (["demo", "--lake", "NOWHERE", "--out", "D"], "there is no lake at NOWHERE"),
+    ],
+)
+def test_a_file_where_a_folder_is_needed_is_named_and_nothing_is_written(
+    command: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("kept")
+    for name in ("funding.csv", "FUNDING.csv"):
+        Path(name).write_text(
+            "ts,known_at,venue,symbol,rate,interval_h\n"
+            "2024-01-01T08:00:00Z,2024-01-01T08:00:00Z,binance,BTC,0.0001,8\n"
+        )
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(command) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+    assert Path("FILE").read_text() == "kept"
+
+
+def test_check_refuses_a_folder_that_is_no_lake(tmp_path: Path, capsys: Said) -> None:
+    assert cli.main(["check", str(tmp_path), "--json"]) == 3
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["code"] == "no-table"
+
+
 @pytest.mark.parametrize("kind", ["binance", "freqtrade"])
 def test_layouts_of_a_later_release_say_what_to_use(kind: str, tmp_path: Path, capsys: Said) -> None:
     assert cli.main(["ingest", kind, str(tmp_path), "--lake", str(tmp_path / "lake")]) == 2

@@ -4,7 +4,8 @@
 
 ingest -> check -> build (long markets, 1 h, 2020 to 2025-09) -> fit, export and evaluate every
 fold of the protocol -> backfill of the Hyperliquid accounts of 2023 with the newest fold whose
-data ends before them (the one fitted to 2022-06 and calibrated on 2022-H2). Every step runs in a process of its own, so that its peak memory is its own.
+data ends before them (the one fitted to 2022-06 and calibrated on 2022-H2). Every step runs in a
+process of its own, so that its peak memory is its own.
 Appends one line to ``training/results/real_data.jsonl``, writes the metric rows beside it as
 CSV, and prints the same line last.
 """
@@ -26,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from riskml.errors import DataError
 from riskml.learning.protocol import FOLDS, LONG_MARKETS, Fold
 from riskml.units import format_us, to_us
 
@@ -103,16 +105,21 @@ def step_backfill(folds: str, lake: str, out: str, report_file: str) -> dict[str
     """Margins of every account-hour of the 2023 venue, ranked against its liquidations."""
     from riskml.backfill.bundles import find_bundles
     from riskml.backfill.local import backfill
-    from riskml.learning.account_measures import YARDSTICK, account_rows, read_margins
+    from riskml.learning.account_measures import YARDSTICK, account_rows, history_end, read_margins
     from riskml.tables.lake import Lake
 
     store = Lake(lake)
     start, end = ACCOUNTS_START, ACCOUNTS_END
     engines = ("riskml", YARDSTICK)
-    backfill(folds, store, out, start=start, end=end, engines=engines, resume=True, progress=say_progress)
+    report = backfill(
+        folds, store, out, start=start, end=end, engines=engines, resume=True, progress=say_progress
+    )
+    if report.problems:
+        raise DataError.from_problems(report.problems, "the backfill")
     margins = read_margins(Path(out))
     liquidations = store.read("liquidations", start=start, end=end)
-    rows = account_rows(margins, liquidations, find_bundles(folds)[0].manifest.horizons)
+    horizons = find_bundles(folds)[0].manifest.horizons
+    rows = account_rows(margins, liquidations, horizons, end_us=history_end(margins, to_us(end)))
     in_sample = int(sum(margins["in_sample"].to_pylist()))
     metrics = [row.to_dict() for row in rows]
     write_text(Path(report_file), json.dumps({"metrics": metrics}, allow_nan=False) + "\n")

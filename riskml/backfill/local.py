@@ -308,7 +308,11 @@ def run_task(task: _Task) -> Iterator[dict[str, Any]]:
     choice = find_bundles(task.bundle)[0]
     first, last = to_us(task.days[0].name), to_us(task.days[-1].name) + DAY
     traded = [market.symbol for market in lake.markets(bundle.manifest.interval)]
-    held = set(lake.read("positions", start=first, end=last, columns=["symbol"])["symbol"].to_pylist())
+    held = {
+        symbol
+        for table in ("positions", "orders")
+        for symbol in lake.read(table, start=first, end=last, columns=["symbol"])["symbol"].to_pylist()
+    }
     markets = tuple(history_markets(bundle, lake, [name for name in traded if name in held]))
     context = _context(lake, first, last)
     bars = raw_history(bundle, lake, markets, first, last)

@@ -46,7 +46,15 @@ def read_margins(folder: Path) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def account_rows(margins: pa.Table, liquidations: pa.Table, horizons: Sequence[str]) -> list[MetricRow]:
+def history_end(margins: pa.Table, end_us: int) -> int:
+    """Where outcomes stop being known (us, exclusive): the end asked for, or of the account history."""
+    last = _times(margins).max(initial=0)
+    return min(end_us, int(last) + 1)
+
+
+def account_rows(
+    margins: pa.Table, liquidations: pa.Table, horizons: Sequence[str], *, end_us: int | None = None
+) -> list[MetricRow]:
     """Metric rows over account-hours: log-loss, AUC and average precision per horizon.
 
     Parameters
@@ -54,6 +62,9 @@ def account_rows(margins: pa.Table, liquidations: pa.Table, horizons: Sequence[s
     margins : output of a backfill with the engines ``riskml`` and ``hyperliquid``.
     liquidations : contract rows; those without ``account_id`` are no account's.
     horizons : the bundle's.
+    end_us : end of the range that liquidations are known for (us, exclusive); an account-hour
+        whose horizon reaches it has no outcome yet and is left out, see :func:`history_end`.
+        None = known for all rows.
 
     Notes
     -----
@@ -75,6 +86,8 @@ def account_rows(margins: pa.Table, liquidations: pa.Table, horizons: Sequence[s
         probability = _floats(ours, f"p_liq_{horizon}")
         outcome = _outcomes(names, ts, events, duration_us(horizon))
         usable = np.isfinite(probability) & np.isfinite(yardstick)
+        if end_us is not None:
+            usable &= ts + duration_us(horizon) < end_us
         if usable.any():
             rows.extend(_rows(outcome[usable], probability[usable], yardstick[usable], horizon))
     return rows

@@ -12,6 +12,10 @@ probability), and "the excursion exceeded the raw law's quantile at level x", fr
 would decide what the margin is at 99.5 %. A normal prior at the identity (a = 0, b = 1)
 holds the estimate back where the sample is short: a recalibration on a short window does
 more harm than good.
+
+Even so a calibration may fit the past and miss what follows. :func:`choose_calibration` keeps
+one only at the horizons where, fitted on the fit part, it lowers the same score on the calibrate
+part; the others stay at the identity. No later row has a say.
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ from math import gcd, lgamma, log, pi
 
 import numpy as np
 
-from riskml.arrays import DOWN, Float1D, Float2D, FloatND
+from riskml.arrays import DOWN, Bool1D, Float1D, Float2D, FloatND
 from riskml.errors import DataError
 from riskml.learning.protocol import HIGHEST_DISTANCE, LOWEST_DISTANCE
-from riskml.metrics import PROBABILITY_CLIP
+from riskml.metrics import PROBABILITY_CLIP, log_losses
 from riskml.risk import excursion
 from riskml.units import duration_bars
 
@@ -106,21 +110,97 @@ def fit_calibration(
     return Calibration(log_scale, power)
 
 
-def _fit_horizon(sigma: FloatND, nu: FloatND, mae: FloatND, stride: int) -> Float1D:
-    """(a_down, a_up, b) of one horizon; sigma and mae [n, (n_markets,) 2], nu [n, (n_markets)]."""
+def choose_calibration(
+    sigma: FloatND,
+    nu: FloatND,
+    mae: FloatND,
+    horizons: Sequence[str],
+    fit_rows: Bool1D,
+    calibrate_rows: Bool1D,
+    *,
+    interval: str = "1h",
+) -> Calibration:
+    """Fit on both parts, at the horizons where a fit on the first improves the second.
+
+    Parameters
+    ----------
+    sigma, nu, mae, horizons, interval : as in :func:`fit_calibration`, bar first.
+    fit_rows, calibrate_rows : [n_bars] rows of the two parts; no other row is read.
+
+    Returns
+    -------
+    Calibration : the identity at a horizon where :func:`scores` does not fall.
+    """
+
+    def of(rows: Bool1D) -> FloatND:
+        return np.where(rows.reshape(-1, *[1] * (mae.ndim - 1)), mae, np.nan)
+
+    trial = fit_calibration(sigma, nu, of(fit_rows), horizons, interval=interval)
+    # The rows of the calibrate part alone, so that none of them is thinned out for the others.
+    held_back = sigma[calibrate_rows], nu[calibrate_rows], mae[calibrate_rows]
+    better = scores(trial, *held_back) < scores(Calibration.identity(len(horizons)), *held_back)
+    fitted = fit_calibration(sigma, nu, of(fit_rows | calibrate_rows), horizons, interval=interval)
+    return Calibration(np.where(better[:, None], fitted.log_scale, 0.0), np.where(better, fitted.power, 1.0))
+
+
+def scores(calibration: Calibration, sigma: FloatND, nu: FloatND, mae: FloatND) -> Float1D:
+    """Mean log-loss of the weighted events per horizon [n_horizons]; the lower the better.
+
+    Parameters
+    ----------
+    sigma, nu, mae : raw scales, degrees of freedom and excursions as in :func:`fit_calibration`.
+
+    Notes
+    -----
+    A proper score: the events are fixed by the raw law, a calibration moves their probability alone.
+    NaN handling: a row with a NaN is left out; NaN where no row is left.
+    """
+    result = np.full(len(calibration.power), np.nan)
+    for index, power in enumerate(calibration.power):
+        sample = _sample(sigma[..., index, :], nu[..., index], mae[..., index, :])
+        if len(sample.nu):
+            log_z, outcome, share = _events(sample.scale, sample.nu, sample.observed)
+            z = np.exp(power * (log_z - calibration.log_scale[index][:, None]))
+            losses = log_losses(outcome, excursion.survival(z, sample.nu[:, None, None]))
+            result[index] = (losses * share).mean()
+    return result
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows of one horizon without a missing value, thinned."""
+
+    scale: Float2D
+    """[n, 2]."""
+    nu: Float1D
+    """[n]."""
+    observed: Float2D
+    """[n, 2]."""
+    usable_share: float
+    """Share of the thinned rows that had no missing value."""
+
+
+def _sample(sigma: FloatND, nu: FloatND, mae: FloatND) -> _Sample:
+    """Of sigma and mae [n, (n_markets,) 2], nu [n, (n_markets)]."""
     n_markets = nu.shape[1] if nu.ndim == 2 else 1
     step = _thinning(nu.shape[0] * n_markets)
     scale = np.asarray(sigma[::step], dtype=np.float64).reshape(-1, 2)
     degrees = np.asarray(nu[::step], dtype=np.float64).reshape(-1)
     observed = np.asarray(mae[::step], dtype=np.float64).reshape(-1, 2)
     usable = np.isfinite(scale).all(1) & np.isfinite(degrees) & np.isfinite(observed).all(1)
-    if not usable.any():
+    share = float(usable.mean()) if usable.size else 0.0
+    return _Sample(scale[usable], degrees[usable], observed[usable], share)
+
+
+def _fit_horizon(sigma: FloatND, nu: FloatND, mae: FloatND, stride: int) -> Float1D:
+    """(a_down, a_up, b) of one horizon; sigma and mae [n, (n_markets,) 2], nu [n, (n_markets)]."""
+    sample = _sample(sigma, nu, mae)
+    if not len(sample.nu):
         return np.array([0.0, 0.0, 1.0])
-    scale, degrees, observed = scale[usable], degrees[usable], observed[usable]
     # as many observations as there are windows that do not overlap, once over all markets
-    n_windows = nu.shape[0] / stride * usable.mean()
-    log_z, outcome, share = _events(scale, degrees, observed)
-    return _scoring(log_z, outcome, degrees[:, None, None], share * n_windows / usable.sum())
+    n_windows = nu.shape[0] / stride * sample.usable_share
+    log_z, outcome, share = _events(sample.scale, sample.nu, sample.observed)
+    return _scoring(log_z, outcome, sample.nu[:, None, None], share * n_windows / len(sample.nu))
 
 
 def _thinning(n_rows: int) -> int:

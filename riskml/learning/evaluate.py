@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from riskml.learning.protocol import (
     probability_at,
     test_range,
 )
+from riskml.learning.splits import EXCLUDED_MARKETS
 from riskml.markets import Market, choose, symbols
 from riskml.units import DAY, TimeLike, format_us, to_us
 
@@ -141,7 +142,7 @@ def evaluate_rows(
     # the venues that the forecasts read: the manifest's where the lake has them
     by_name = {market.symbol: market for market in history_markets(loaded, lake, names)}
     known = set(symbols(available))
-    fitted = [name for name in manifest.markets if name in known] or names
+    fitted = baseline_markets(manifest.markets, known, names)
     every = [by_name[name] for name in dict.fromkeys([*names, *fitted])]
     history_start = min(to_us(manifest.fit_start), first - WARM_UP_DAYS * DAY)
     _say(progress, f"reading bars of {len(every)} markets")
@@ -161,6 +162,14 @@ def evaluate_rows(
     power = np.array(manifest.calibration_power or [1.0] * len(manifest.horizons))
     scored = score_rows(history, data.select(names), baselines, power, first, to_us(end))
     return Evaluated(scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, baselines)
+
+
+def baseline_markets(own: Sequence[str], known: Collection[str], scored: Sequence[str]) -> list[str]:
+    """Markets that baselines are fitted on: the bundle's, as far as a fit may use them and the lake has them.
+
+    Where none is left (a lake of other markets) it is those that are scored.
+    """
+    return [name for name in own if name in known and name not in EXCLUDED_MARKETS] or list(scored)
 
 
 def choose_markets(
@@ -341,12 +350,14 @@ def _cases(
 def _account_rows(loaded: LoadedBundle, lake: Lake, start_us: int, end_us: int) -> list[MetricRow]:
     """Backfill the range's accounts into a temporary folder and rank them by what happened."""
     from riskml.backfill.local import backfill
-    from riskml.learning.account_measures import YARDSTICK, account_rows, read_margins
+    from riskml.learning.account_measures import YARDSTICK, account_rows, history_end, read_margins
 
     with tempfile.TemporaryDirectory(prefix="riskml-accounts-") as folder:
         backfill(loaded.path, lake, folder, start=start_us, end=end_us, engines=(MODEL, YARDSTICK))
         margins = read_margins(Path(folder))
-    return account_rows(margins, lake.read("liquidations", start=start_us), loaded.manifest.horizons)
+    liquidations = lake.read("liquidations", start=start_us, end=end_us)
+    known_until = history_end(margins, end_us)
+    return account_rows(margins, liquidations, loaded.manifest.horizons, end_us=known_until)
 
 
 def _open(bundle: str | Path | LoadedBundle, lake: str | Path | Lake) -> tuple[LoadedBundle, Lake]:

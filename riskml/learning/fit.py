@@ -1,7 +1,8 @@
 """Fitting a run: dataset and recipe in, RUN folder out.
 
 Order: cut the range; start the network at the log-HAR of the train part; train it; choose the
-epoch on the tail of the fit part; calibrate on fit and calibrate parts together; record.
+epoch on the tail of the fit part; calibrate on fit and calibrate parts together, at the horizons
+where a calibration of the fit part alone improves the calibrate part; record.
 No row at or after ``data_end`` is read. The same data, recipe, seed and number of threads
 give the same ``metrics.json`` and the same hash of weights.
 """
@@ -21,7 +22,7 @@ import torch
 import riskml
 from riskml.arrays import FloatND
 from riskml.errors import ConfigError, DataError
-from riskml.learning.calibrate import Calibration, fit_calibration
+from riskml.learning.calibrate import Calibration, choose_calibration
 from riskml.learning.inference import DenseForecast, forecast_panel
 from riskml.learning.networks.market import FeatureRoles, MarketNet
 from riskml.learning.plots import write_plots
@@ -266,14 +267,16 @@ def _open_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
 
 
 def _calibrate(job: _Job) -> tuple[Calibration, DenseForecast]:
-    """Fit the calibration on fit and calibrate rows, write it into the network, forecast again."""
+    """Calibrate on fit and calibrate rows, write the scale into the network and the forecast."""
     info = job.data.info
     forecast = forecast_panel(job.net, job.panel)
-    rows = job.rows("fit") | job.rows("calibrate")
-    mae = np.where(rows[:, None, None, None], job.cut(job.data.mae), np.nan)
-    if not np.isfinite(mae + forecast.sigma).any():
+    parts = job.rows("fit"), job.rows("calibrate")
+    mae = job.cut(job.data.mae)
+    if not np.isfinite((mae + forecast.sigma)[parts[0] | parts[1]]).any():
         raise DataError("no row of the fit and calibrate parts has a forecast and a target")
-    calibration = fit_calibration(forecast.sigma, forecast.nu, mae, info.horizons, interval=info.interval)
+    calibration = choose_calibration(
+        forecast.sigma, forecast.nu, mae, info.horizons, *parts, interval=info.interval
+    )
     job.net.log_scale.copy_(torch.from_numpy(calibration.log_scale))
     calibrated = DenseForecast(
         np.asarray(calibration.apply(forecast.sigma)), forecast.nu, forecast.variance, forecast.stress

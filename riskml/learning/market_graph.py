@@ -96,6 +96,7 @@ def stripped(model: Any) -> bytes:
             item.doc_string = ""
     for item in (*model.graph.input, *model.graph.output):
         del item.metadata_props[:]
+        item.ClearField("doc_string")
     data = model.SerializeToString(deterministic=True)
     return bytes(data)
 
@@ -192,13 +193,19 @@ def relative_difference(expected: AnyArray, found: AnyArray) -> float:
 
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
-    """Keep torch's exporter quiet: it prints its progress and logs advice that no reader needs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep torch's exporter quiet about itself; what it says about our network still comes through.
+
+    Kept back are its progress on stdout, its word on torchvision (which nothing here needs), the
+    deprecations between torch and onnxscript, and its advice on names of axes.
+    """
+    registry = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registry.level
+    registry.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx\.")
             yield
     finally:
-        logger.setLevel(level)
+        registry.setLevel(level)

@@ -109,6 +109,11 @@ class MarketModule(pl.LightningModule):
         loss = float(
             total_loss({k: torch.tensor(v, dtype=torch.float64) for k, v in terms.items()}, self._recipe.loss)
         )
+        if not math.isfinite(loss):
+            raise DataError(
+                f"the validation loss is not finite after epoch {self.current_epoch}",
+                fix="check the dataset's features and targets for extreme values, or lower learning_rate",
+            )
         self.log("validation_loss", torch.tensor(loss, dtype=torch.float32))
         row = {"epoch": float(self.current_epoch), "validation_loss": loss}
         row |= {f"validation_{key}": value for key, value in terms.items()}

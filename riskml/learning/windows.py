@@ -43,7 +43,7 @@ class Panel:
     """Features and targets of the fitted markets as tensors, market first."""
 
     features: Tensor
-    """float32 [n_markets, n_bars, n_features], NaN = missing."""
+    """float32 [n_markets, n_bars, n_features], NaN = missing; all of a slot without a bar."""
     mae: Tensor
     """float32 [n_markets, n_bars, n_horizons, 2]."""
     variance: Tensor
@@ -63,6 +63,11 @@ def make_panel(data: Any, markets: list[int], har: tuple[int, ...], n_rows: int)
     markets : positions of the fitted markets.
     har : feature columns of the skip; a row without any of them is excluded from the loss.
     n_rows : leading rows to keep; what lies behind is not read.
+
+    Notes
+    -----
+    A slot without a bar is missing as a whole, although its rolling features have values: that
+    is what a scorer feeds the graph (:class:`riskml.scoring.stream.GraphStream`).
     """
 
     def cut(values: AnyArray) -> Tensor:
@@ -70,6 +75,8 @@ def make_panel(data: Any, markets: list[int], har: tuple[int, ...], n_rows: int)
         return torch.from_numpy(chosen)
 
     features = cut(data.features)
+    absent = ~np.isfinite(data.close[:n_rows, markets]).T
+    features[torch.from_numpy(np.ascontiguousarray(absent))] = torch.nan
     usable = np.isfinite(features[:, :, list(har)].numpy()).any(axis=-1)
     return Panel(features, cut(data.mae), cut(data.variance), cut(data.stress), usable)
 

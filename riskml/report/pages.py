@@ -184,11 +184,16 @@ def _flat_rows(record: Mapping[str, Any]) -> list[list[object]]:
     return [[name, value] for name, value in flatten(record).items()]
 
 
+_VERB = {"run": "fit", "replay": "replay"}
+
+
 def _read(file: Path, what: str) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"there is no {what} at {file}") from None
+        raise DataError(
+            f"there is no {what} at {file}", fix=f"pass what 'riskml {_VERB[what]}' wrote"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not valid JSON: {error}", fix=f"write the {what} again") from error
     if not isinstance(record, dict):

@@ -15,24 +15,10 @@ from typing import Any
 import numpy as np
 
 from riskml.arrays import AnyArray, Bool1D, Float1D, Int1D
-from riskml.contracts import contract
-from riskml.errors import ContractError, DataError, Problem, nearest
+from riskml.errors import ContractError, DataError, Problem
+from riskml.risk.book_columns import account_rows, find_bad_values, find_duplicates, to_columns, typed_columns
+from riskml.risk.book_columns import is_price as _is_price
 from riskml.units import to_us
-
-MARGIN_MODES = ("cross", "isolated", "portfolio")
-
-_REQUIRED: dict[str, tuple[str, ...]] = {
-    "accounts": ("account_id", "cash_usd"),
-    "positions": ("account_id", "venue", "symbol", "size", "mark_price"),
-    "collateral": ("account_id", "chain", "asset", "amount", "price_usd"),
-    "orders": ("account_id", "venue", "symbol", "size", "price"),
-}
-_UNIQUE: dict[str, tuple[str, ...]] = {
-    "accounts": ("account_id",),
-    "positions": ("account_id", "venue", "symbol"),
-    "collateral": ("account_id", "chain", "asset"),
-    "orders": (),
-}
 
 
 @dataclass(frozen=True)
@@ -130,13 +116,14 @@ class AccountBook:
 
         Raises
         ------
-        ContractError : a missing column, a wrong type or unequal lengths.
-        DataError : an unknown or duplicate account, a duplicate position or collateral row, a size,
-            amount or cash that is not finite, a position without any positive price. All are
-            collected, then raised once, with table, market and row.
+        ContractError : a missing column, a misspelt one, a wrong type or unequal lengths.
+        DataError : an unknown or duplicate account, a duplicate position or collateral row, an empty
+            name, a size, amount, margin or cash that is not usable, a position or order without a
+            positive price, an exposure beyond any market. All are collected, then raised once, with
+            table, market and row.
         """
         tables = {
-            name: _columns(name, data)
+            name: typed_columns(name, data)
             for name, data in (
                 ("accounts", accounts),
                 ("positions", positions or {}),
@@ -148,12 +135,12 @@ class AccountBook:
         index = {str(name): row for row, name in enumerate(ids)}
         problems: list[Problem] = []
         for name, columns in tables.items():
-            problems.extend(_duplicates(name, columns))
+            problems.extend(find_duplicates(name, columns))
         rows = {
-            name: _account_rows(name, tables[name]["account_id"], index, problems)
+            name: account_rows(name, tables[name]["account_id"], index, problems)
             for name in ("positions", "collateral", "orders")
         }
-        _check_values(tables, problems)
+        problems.extend(find_bad_values(tables))
         if problems:
             raise DataError.from_problems(problems, "the book is not usable")
         return cls(
@@ -186,10 +173,8 @@ class AccountBook:
         1
         """
         nested = ("positions", "collateral", "orders")
+        _check_dicts(accounts, nested)
         plain = [{key: value for key, value in account.items() if key not in nested} for account in accounts]
-        missing = [row for row, account in enumerate(plain) if "account_id" not in account]
-        if missing:
-            raise ContractError("an account has no 'account_id'", table="accounts", row=missing[0])
         lists = {
             name: [
                 {**item, "account_id": account["account_id"]}
@@ -199,156 +184,29 @@ class AccountBook:
             for name in nested
         }
         return cls.from_arrays(
-            _to_columns("accounts", plain), *(_to_columns(name, lists[name]) for name in nested)
+            to_columns("accounts", plain), *(to_columns(name, lists[name]) for name in nested)
         )
 
 
-def _to_columns(table: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(key for row in rows for key in row)
-    required = _REQUIRED[table]
-    for number, row in enumerate(rows):
-        lacking = [name for name in required if name not in row]
-        if lacking:
+def _check_dicts(accounts: Sequence[Mapping[str, Any]], nested: Sequence[str]) -> None:
+    for row, account in enumerate(accounts):
+        if not isinstance(account, Mapping):
             raise ContractError(
-                f"column '{lacking[0]}' is required.{nearest(lacking[0], row)}", table=table, row=number
+                f"an account has to be a dict, found {account!r}",
+                table="accounts",
+                row=row,
+                fix="pass a list of dicts, one per account",
             )
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _columns(table: str, data: Mapping[str, Any]) -> dict[str, AnyArray]:
-    """Typed columns of one table, optional ones filled in."""
-    if not data:
-        data = {name: [] for name in _REQUIRED[table]}
-    for name in _REQUIRED[table]:
-        if name not in data:
-            raise ContractError(f"column '{name}' is required.{nearest(name, data)}", table=table)
-    size = len(data["account_id"])
-    columns: dict[str, AnyArray] = {}
-    for column in contract(table).columns:
-        if column.kind in ("time", "int") or column.name == "order_id":
-            continue
-        raw = data.get(column.name)
-        columns[column.name] = _column(table, column.name, column.kind, raw, size)
-    return columns
-
-
-def _column(table: str, name: str, kind: str, raw: Any, size: int) -> AnyArray:
-    if raw is None:
-        default: Any = {"text": _default_text(table, name), "bool": False}.get(kind, np.nan)
-        return np.full(size, default, dtype={"text": object, "bool": np.bool_}.get(kind, np.float64))
-    if len(raw) != size:
-        raise ContractError(f"column '{name}' has {len(raw)} rows; account_id has {size}", table=table)
-    if kind == "text":
-        fallback = _default_text(table, name)
-        text = np.empty(size, dtype=object)
-        text[:] = [fallback if item is None else str(item) for item in raw]
-        return text
-    if kind == "bool":
-        return np.fromiter((bool(item) for item in raw), np.bool_, size)
-    try:
-        return np.asarray(raw, dtype=np.float64).copy()
-    except (TypeError, ValueError):
-        pass
-    # Lists with None (a missing optional number) or text: convert one by one to name the row.
-    values = np.empty(size)
-    for row, item in enumerate(raw):
-        try:
-            values[row] = np.nan if item is None else float(item)
-        except (TypeError, ValueError):
-            raise ContractError(
-                f"column '{name}' has to be a number, found {item!r}", table=table, row=row
-            ) from None
-    return values
-
-
-def _default_text(table: str, name: str) -> str:
-    # A position without its own mode takes the account's.
-    return "cross" if name == "margin_mode" and table == "accounts" else ""
-
-
-def _duplicates(table: str, columns: Mapping[str, AnyArray]) -> list[Problem]:
-    key = _UNIQUE[table]
-    if not key:
-        return []
-    seen: dict[tuple[Any, ...], int] = {}
-    problems = []
-    for row, values in enumerate(zip(*(columns[name] for name in key), strict=True)):
-        first = seen.setdefault(values, row)
-        if first != row:
-            where = ", ".join(f"{name} {value!r}" for name, value in zip(key, values, strict=True))
-            problems.append(
-                Problem(
-                    "duplicate-key",
-                    f"{where} is there twice (rows {first} and {row})",
-                    "add the rows up, or drop one",
-                    table=table,
-                    market=str(values[-1]) if table == "positions" else None,
+        if "account_id" not in account:
+            raise ContractError("an account has no 'account_id'", table="accounts", row=row)
+        for name in nested:
+            items = account.get(name) or ()
+            if isinstance(items, (Mapping, str)) or not all(isinstance(item, Mapping) for item in items):
+                raise ContractError(
+                    f"'{name}' of account '{account['account_id']}' has to be a list of dicts",
+                    table=name,
                     row=row,
                 )
-            )
-    return problems
-
-
-def _account_rows(table: str, names: AnyArray, index: Mapping[str, int], problems: list[Problem]) -> Int1D:
-    rows = np.fromiter((index.get(str(name), -1) for name in names), np.int64, len(names))
-    for row in np.flatnonzero(rows < 0).tolist():
-        name = str(names[row])
-        problems.append(
-            Problem(
-                "unknown-account",
-                f"account '{name}' is not among the accounts.{nearest(name, index)}",
-                "add its row to accounts",
-                table=table,
-                row=row,
-            )
-        )
-    return rows
-
-
-def _check_values(tables: Mapping[str, Mapping[str, AnyArray]], problems: list[Problem]) -> None:
-    positions, orders, collateral = tables["positions"], tables["orders"], tables["collateral"]
-    mark, entry = positions["mark_price"], positions["entry_price"]
-    checks = (
-        ("accounts", "cash_usd", ~np.isfinite(tables["accounts"]["cash_usd"]), "a finite number"),
-        ("positions", "size", ~np.isfinite(positions["size"]), "a finite number"),
-        ("positions", "mark_price", ~(_is_price(mark) | _is_price(entry)), "a positive price"),
-        ("orders", "size", ~np.isfinite(orders["size"]), "a finite number"),
-        (
-            "collateral",
-            "amount",
-            ~(np.isfinite(collateral["amount"]) & (collateral["amount"] >= 0)),
-            "finite and >= 0",
-        ),
-        (
-            "collateral",
-            "price_usd",
-            np.isinf(collateral["price_usd"]) | (collateral["price_usd"] < 0),
-            "finite and >= 0",
-        ),
-    )
-    for table, column, bad, need in checks:
-        for row in np.flatnonzero(bad).tolist():
-            value = tables[table][column][row]
-            symbol = str(tables[table]["symbol"][row]) if "symbol" in tables[table] else None
-            problems.append(
-                Problem("bad-value", f"{column} has to be {need}, found {value}", "", table, symbol, row)
-            )
-    for table in ("accounts", "positions"):
-        for row, mode in enumerate(tables[table]["margin_mode"]):
-            if mode not in MARGIN_MODES and not (table == "positions" and mode == ""):
-                problems.append(
-                    Problem(
-                        "bad-margin-mode",
-                        f"margin_mode is '{mode}'.{nearest(mode, MARGIN_MODES)}",
-                        f"use one of {', '.join(MARGIN_MODES)}",
-                        table=table,
-                        row=row,
-                    )
-                )
-
-
-def _is_price(values: Float1D) -> Bool1D:
-    return np.asarray(np.isfinite(values) & (np.nan_to_num(values) > 0.0))
 
 
 def _positions(account: Int1D, columns: Mapping[str, AnyArray], account_mode: AnyArray) -> Positions:

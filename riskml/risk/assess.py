@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from riskml.units import DAY, duration_us
 BLOCK = 4096
 """Accounts per call of the law: large enough to hide the call, small enough for the cache."""
 INITIAL, MAINTENANCE = 0, 1
+MATERIAL = 0.01
+"""Share of the requirement from which the cost of closing is named as a reason."""
 UNKNOWN_NU = 3.0
 """Degrees of freedom of a market without a forecast: the fat end of what is fitted (3.5-4.1)."""
 
@@ -80,17 +82,29 @@ class MarketLaw:
             ),
         )
 
-    def unit_margins(self) -> Float2D:
-        """Requirement of 1 USD of each market, worse side [2 (initial, maintenance), n_markets + 1]."""
+    @cached_property
+    def unit_margins(self) -> Float3D:
+        """What 1 USD needs alone [2 (initial, maintenance), n_markets + 1, 2 (long, short)]."""
         inv_nu = 1.0 / np.clip(np.moveaxis(self.nu, 0, 1), NU_MIN, NU_MAX)
         level = level_distance(inv_nu, self.quantiles, self.power)
         rows = []
         for scenario in (INITIAL, MAINTENANCE):
-            horizon = self.horizons[scenario]
-            rows.append(
-                np.expm1(self.sigma[scenario, :, horizon].max(axis=1) * level[:, scenario, horizon, scenario])
-            )
+            upto = self.horizons[scenario] + 1  # a shorter horizon never asks for more
+            move = self.sigma[scenario, :, :upto] * level[:, scenario, :upto, scenario, None]
+            rows.append(np.stack([-np.expm1(-move[..., 0]), np.expm1(move[..., 1])], axis=-1).max(axis=1))
         return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Rules that raised a pool's requirement [n_pools]."""
+
+    floored: Bool1D
+    offset_capped: Bool1D
+    correlation_stressed: Bool1D
+    concentrated: Bool1D
+    illiquid: Bool1D
+    """The cost of closing is more than ``MATERIAL`` of the requirement."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +119,7 @@ class Assessment:
     """[n_legs] Euler share of the pool's scale over the initial horizon."""
     scale_usd: Float1D
     """[n_pools] scale over the initial horizon."""
-    floored: Bool1D
-    offset_capped: Bool1D
-    concentrated: Bool1D
-    illiquid: Bool1D
+    binding: Binding
     barrier_usd: Float1D
     """[n_pools] maintenance of the barrier."""
 
@@ -141,7 +152,7 @@ def assess(
     equity_usd : [n_pools].
     known_maintenance_usd : [n_pools] maintenance of the barrier's owner; NaN = riskml's own, for which
         the law runs twice: first for the requirement, then for the probability of reaching it.
-    liquidity_usd : [n_markets + 1] what a market can absorb; NaN = unknown.
+    liquidity_usd : [n_symbols] what a market can absorb; NaN = unknown.
     """
     gross = sum_by(legs.pool, np.abs(legs.net_usd), len(equity_usd))
     # A book that nets to nothing still divides by something; its weights are 0.
@@ -149,7 +160,7 @@ def assess(
     known = ~np.isnan(known_maintenance_usd)
     given = np.where(known, known_maintenance_usd, 0.0)
     raw = _run(legs, np.where(known, (equity_usd - given) / gross, 1.0), given, gross, market, law)
-    requirement, flags = _requirements(legs, raw, gross, market, policy, liquidity_usd)
+    requirement, binding = _requirements(legs, raw, gross, market, policy, liquidity_usd)
     probability, distance, barrier = raw.probability, raw.distance, given
     open_pools = ~known & (np.diff(legs.indptr) > 0)
     if open_pools.any():
@@ -157,24 +168,24 @@ def assess(
         own = _run(legs, (equity_usd - barrier) / gross, barrier, gross, market, law, only=open_pools)
         probability = np.where(open_pools[:, None], own.probability, probability)
         distance = np.where(open_pools[:, None], own.distance, distance)
-    return Assessment(requirement, probability, distance, raw.share, raw.scale * gross, *flags, barrier)
+    return Assessment(requirement, probability, distance, raw.share, raw.scale * gross, binding, barrier)
 
 
 def _requirements(
     legs: Legs, raw: _Raw, gross: Float1D, market: MarketLaw, policy: MarginPolicy, liquidity_usd: Float1D
-) -> tuple[Float2D, tuple[Bool1D, Bool1D, Bool1D, Bool1D]]:
+) -> tuple[Float2D, Binding]:
     n_pools = len(gross)
     hidden = np.zeros((2, n_pools))
     if np.any(legs.hidden_usd > 1e-9 * np.maximum(legs.position_usd, 1.0)):
-        for scenario, unit in enumerate(market.unit_margins()):
+        for scenario, unit in enumerate(market.unit_margins.max(axis=2)):
             hidden[scenario] = sum_by(legs.pool, legs.hidden_usd * unit[legs.market], n_pools)
-    base, capped = combine(
+    base, capped, stressed = combine(
         raw.ratios[:, 0] * gross, raw.ratios[:, 1] * gross, raw.ratios[:, 2] * gross + hidden, policy
     )
     top = np.zeros(n_pools)
     np.maximum.at(top, legs.pool, raw.share)
     concentration = concentration_rate(top, gross, policy)
-    cost = sum_by(legs.pool, liquidity_cost(legs.net_usd, liquidity_usd[legs.market], policy), n_pools)
+    cost = sum_by(legs.pool, liquidity_cost(legs.net_usd, liquidity_usd[legs.symbol], policy), n_pools)
     held = sum_by(legs.pool, legs.position_usd, n_pools)
     usd = base * (1.0 + concentration) + cost
     floors = np.stack([policy.initial_floor * held, policy.floor * held])
@@ -183,11 +194,12 @@ def _requirements(
     usd[INITIAL] = np.maximum(usd[INITIAL], usd[MAINTENANCE])
     has_legs = np.diff(legs.indptr) > 0
     usd = np.where(has_legs, usd, 0.0)
-    return usd, (
+    return usd, Binding(
         floored.any(axis=0) & has_legs,
         capped.any(axis=0) & has_legs,
+        stressed.any(axis=0) & has_legs,
         concentration > 0.0,
-        cost > 0.0,
+        cost > MATERIAL * base[INITIAL],
     )
 
 

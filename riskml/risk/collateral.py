@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from riskml.arrays import Bool1D, Float1D, Int1D
 from riskml.facts import load_facts, valid_at
 from riskml.risk.accounts import AccountBook, encode
 from riskml.risk.policy import MarginPolicy
-from riskml.units import HOUR, SECOND
+from riskml.units import HOUR, SECOND, to_us
 
 PEG_TOLERANCE = 0.002
 """Deviations from redemption value within this are bid-ask noise (stablecoins quote at 1-20 bps)."""
@@ -69,9 +70,16 @@ def chain_stress_score(outflow_z: float, peg_deviation: float, age_us: float, st
 
 
 def staleness_us(chain: str, ts: int) -> int:
-    """Age from which data about a chain is stale, microseconds; 3 days for an unknown chain."""
-    entries = load_facts("chains")["chain"].get(chain)
-    return int(valid_at(entries, ts)["staleness_s"]) * SECOND if entries else 72 * HOUR
+    """Age from which data about a chain is stale, microseconds; 3 days for a chain without facts."""
+    entry = chain_facts(chain, ts)
+    return 72 * HOUR if entry is None else int(entry["staleness_s"]) * SECOND
+
+
+def chain_facts(chain: str, ts: int) -> dict[str, Any] | None:
+    """The chain's facts in force at ``ts``; None for an unknown chain, or before its first entry."""
+    entries = load_facts("chains")["chain"].get(chain, ())
+    begun = [entry for entry in entries if to_us(entry["valid_from"]) <= ts]
+    return valid_at(begun, ts) if begun else None
 
 
 def value_collateral(
@@ -151,13 +159,18 @@ class _HoldingFacts:
         stress = float(conditions.chain_stress.get(chain, 0.0))
         base = policy.unknown_asset_haircut if fact is None else float(fact["base_haircut"])
         symbol = "" if fact is None else str(fact.get("market", ""))
-        entries = load_facts("chains")["chain"].get(chain)
-        transfer_h = float(entries[-1]["transfer_s"]) / 3600.0 if entries else 1.0
+        facts = chain_facts(chain, ts)
         redemption = conditions.redemption_usd.get(asset, math.nan)
         market_price = conditions.peg_price_usd.get(asset, math.nan)
         return cls(
             haircut=base + policy.chain_stress_haircut * stress,
-            transfer_haircut=min(policy.remote_haircut_per_hour * transfer_h, policy.remote_haircut_cap),
+            # How long a transfer from a chain without facts takes is not known: the cap.
+            transfer_haircut=policy.remote_haircut_cap
+            if facts is None
+            else min(
+                policy.remote_haircut_per_hour * float(facts["transfer_s"]) / 3600.0,
+                policy.remote_haircut_cap,
+            ),
             market=symbols.get(symbol, len(symbols)) if symbol else -1,
             live_symbol=symbol if fact is not None and fact.get("live_price", False) else "",
             pegged=fact is not None and fact.get("pegged_to") == "USD",

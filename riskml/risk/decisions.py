@@ -4,47 +4,56 @@ The account law works in ratios; this module makes the legs, calls it, and turns
 reasons and actions. How odd input is treated:
 
 - a market without a forecast (or with a NaN forecast): the policy's unknown scale, never milder than
-  the wildest known market, no hedge credit; reason ``unknown-market``;
+  the wildest known market, a leg of its own that hedges no other; reason ``unknown-market``;
 - a position without a mark: its entry price; reason ``missing-price``;
 - unpriced collateral or an unknown asset: worth nothing (policy); reasons say so;
 - an isolated position: a pool of its own, which nets with nothing; the account's probability is
   that of its likeliest pool, its requirement the sum over pools;
 - moving collateral: a long leg of its value; of all assessments with and without each such asset
-  (the three largest of a pool) the best one counts, so that adding collateral never hurts.
+  (the five largest of a pool) the best one counts, so that adding collateral never hurts;
+- open orders: their worst fills raise the initial margin alone (:mod:`riskml.risk.orders`), also of an
+  account without a position; reason ``open-orders``;
+- an exposure that is not finite at a live price: DataError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from riskml.arrays import AnyArray, Bool1D, Float1D, Float3D, Int1D
+from riskml.arrays import AnyArray, Bool1D, Float1D, Float3D
 from riskml.errors import DataError
+from riskml.facts import load_facts
 from riskml.risk.accounts import AccountBook
-from riskml.risk.actions import choose_actions, risk_score
+from riskml.risk.actions import risk_score
 from riskml.risk.assess import INITIAL, MAINTENANCE, Assessment, MarketLaw, assess
+from riskml.risk.book_columns import MAX_USD
 from riskml.risk.collateral import Conditions, Valuation, value_collateral
 from riskml.risk.engines import get_engine
 from riskml.risk.engines.interface import current_marks
 from riskml.risk.excursion import MAX_DISTANCE
+from riskml.risk.explain import (
+    Scene,
+    add_actions,
+    add_book_reasons,
+    add_market_reasons,
+    add_pool_reasons,
+    contributions,
+    flag,
+)
 from riskml.risk.forecast import Forecast
 from riskml.risk.law import AccountLawFn
-from riskml.risk.margin import maintenance_sigma as slow_sigma
-from riskml.risk.margin import round_up_cents
+from riskml.risk.margin import BINDING, round_up_cents, slow_scale
+from riskml.risk.orders import OrderMargin, order_margin
 from riskml.risk.outcome import ACTIONS, Contributions, Decisions
 from riskml.risk.policy import MarginPolicy
-from riskml.risk.pools import RANKED_ASSETS, Legs, Pools, Rows, make_pools, make_rows, net_legs
-from riskml.risk.reasons import reason_bit
+from riskml.risk.pools import RANKED_ASSETS, Pools, Rows, make_pools, make_rows, net_legs
 from riskml.risk.sums import sum_by
-from riskml.units import HOUR
 
 __all__ = ["ACTIONS", "Conditions", "Contributions", "Decisions", "decide"]
-
-STALE_SNAPSHOT_US = HOUR
-"""Age of a book's snapshot from which a decision carries ``stale-snapshot``."""
 
 
 def decide(
@@ -62,6 +71,7 @@ def decide(
     liquidity_usd: Mapping[str, float] | None = None,
     previous: Mapping[str, tuple[int, int]] | None = None,
     notes: Mapping[str, Bool1D] | None = None,
+    market_law: MarketLaw | None = None,
 ) -> Decisions:
     """Decide on every account of a book.
 
@@ -77,6 +87,8 @@ def decide(
     liquidity_usd : per symbol, what the market can absorb (open interest or depth).
     previous : per account id, (last action, time it began).
     notes : further reasons by name, [n_markets] True where a market has it (``rate-limited`` ...).
+    market_law : the law of ``forecast`` and ``maintenance_sigma`` under ``policy``, made before (it is
+        the same for every book of a bar); None = made here.
 
     Returns
     -------
@@ -90,42 +102,94 @@ def decide(
     if calibration is not None:
         powers = np.broadcast_to(np.asarray(calibration, dtype=np.float64), (len(forecast.horizons),))
         forecast = replace(forecast, calibration_power=tuple(float(power) for power in powers))
-    slow = slow_sigma(forecast, None, 0.0, policy) if maintenance_sigma is None else maintenance_sigma
-    if slow.shape != forecast.sigma.shape:
-        raise DataError(f"maintenance_sigma has shape {slow.shape}; {forecast.sigma.shape} is required")
-    market = MarketLaw.make(forecast, slow, policy)
-    mark, missing = current_marks(book.positions, prices)
-    index = forecast.market_index
-    valuation = value_collateral(book, index, prices or {}, policy, conditions or Conditions(), ts)
+    if market_law is None:
+        if maintenance_sigma is None:
+            slow = slow_scale(forecast, None, 0.0, policy)
+            maintenance_sigma = slow.sigma
+            notes = {"anti-procyclical": slow.anti_procyclical, **(notes or {})}
+        if maintenance_sigma.shape != forecast.sigma.shape:
+            found, wanted = maintenance_sigma.shape, forecast.sigma.shape
+            raise DataError(f"maintenance_sigma has shape {found}; {wanted} is required")
+        market_law = MarketLaw.make(forecast, maintenance_sigma, policy)
+    live = prices or {}
+    mark, missing = current_marks(book.positions, live)
+    symbols = _symbols(book, forecast)
+    valuation = value_collateral(book, symbols, live, policy, conditions or Conditions(), ts)
     pools = make_pools(book, mark, valuation)
+    _check_finite(book, pools, valuation)
     pairs, codes = book.positions.markets
-    unknown_row = len(index)
-    of_pair = np.asarray([index.get(symbol, unknown_row) for _, symbol in pairs], dtype=np.int64)
-    position_market = of_pair[codes] if len(pairs) else codes
-    rows = make_rows(pools, position_market, valuation, book.collateral.account)
-    depth = np.asarray([(liquidity_usd or {}).get(name, np.nan) for name in (*forecast.markets, "")])
+    of_pair = np.asarray([symbols[symbol] for _, symbol in pairs], dtype=np.int64)
+    rows = make_rows(pools, of_pair[codes] if len(pairs) else codes, valuation, book.collateral.account)
+    depth = np.asarray([(liquidity_usd or {}).get(name, np.nan) for name in (*symbols, "")])
     known, barrier = _barriers(book, pools, mark, prices, policy, ts)
 
-    legs = net_legs(rows, len(pools.account), unknown_row + 1)
-    full = assess(legs, pools.equity_usd, known, market, law, policy, depth)
-    best = _best_of_variants(full, rows, pools, known, market, law, policy, depth)
-    scene = _Scene(book, forecast, policy, pools, valuation, market, legs, missing, position_market)
-    return _outcome(scene, full, best, barrier, ts, bundle_id, previous or {}, notes or {})
+    legs = net_legs(rows, len(pools.account), len(symbols) + 1, len(forecast.markets))
+    full = assess(legs, pools.equity_usd, known, market_law, law, policy, depth)
+    best = _best_of_variants(full, rows, pools, known, market_law, law, policy, depth)
+    scene = Scene(book, forecast, policy, pools, valuation, market_law, legs, missing, symbols)
+    orders = _orders(scene, rows, mark, live, depth)
+    best, adding = _with_orders(best, orders, rows, len(pools.account))
+    return _outcome(scene, full, best, adding, barrier, ts, bundle_id, previous or {}, notes or {})
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What the reasons and the output need beside the assessments."""
+def _symbols(book: AccountBook, forecast: Forecast) -> dict[str, int]:
+    """Row of every symbol: the forecast's markets, then others that the book holds, orders or pledges."""
+    symbols = dict(forecast.market_index)
+    facts = load_facts("assets")["asset"]
+    for _, asset in book.collateral.holdings[0]:
+        symbol = str(facts.get(asset, {}).get("market", ""))
+        if symbol:
+            symbols.setdefault(symbol, len(symbols))
+    for _, symbol in book.positions.markets[0]:
+        symbols.setdefault(symbol, len(symbols))
+    for symbol in book.orders.symbol:
+        symbols.setdefault(symbol, len(symbols))
+    return symbols
 
-    book: AccountBook
-    forecast: Forecast
-    policy: MarginPolicy
-    pools: Pools
-    valuation: Valuation
-    market: MarketLaw
-    legs: Legs
-    missing_price: Bool1D
-    position_market: Int1D
+
+def _check_finite(book: AccountBook, pools: Pools, valuation: Valuation) -> None:
+    """A live price can blow up a book that was sound at its own marks."""
+    for table, names, values in (
+        ("positions", book.positions.symbol, pools.exposure_usd),
+        ("collateral", book.collateral.asset, valuation.value_usd),
+    ):
+        bad = np.flatnonzero(~(np.abs(values) <= MAX_USD))
+        if len(bad):
+            row = int(bad[0])
+            raise DataError(
+                f"the row is worth {values[row]:g} USD at the current price; at most {MAX_USD:g} is usable",
+                table=table,
+                market=str(names[row]),
+                row=row,
+                fix="check the units of size and price",
+            )
+
+
+def _orders(
+    scene: Scene, rows: Rows, mark: Float1D, prices: Mapping[str, float], depth: Float1D
+) -> OrderMargin | None:
+    orders = scene.book.orders
+    if not len(orders.size):
+        return None
+    unit = scene.market.unit_margins[INITIAL]
+    law_row = np.minimum(np.arange(len(scene.symbols) + 1), len(unit) - 1)
+    symbol = np.asarray([scene.symbols[name] for name in orders.symbol], dtype=np.int64)
+    return order_margin(
+        scene.book, scene.pools, rows, symbol, mark, prices, unit[law_row], depth, scene.policy
+    )
+
+
+def _with_orders(
+    best: Assessment, orders: OrderMargin | None, rows: Rows, n_pools: int
+) -> tuple[Assessment, Bool1D]:
+    """The assessment with the worst fills of open orders, and the pools where they ask for more."""
+    if orders is None:
+        return best, np.zeros(n_pools, dtype=np.bool_)
+    moving = sum_by(rows.pool, rows.exposure_usd * ~rows.is_position, n_pools)
+    before = best.requirement_usd[INITIAL]
+    after = orders.apply(before, moving)
+    usd = np.stack([after, best.requirement_usd[MAINTENANCE]])
+    return replace(best, requirement_usd=usd), np.asarray(after > before * (1.0 + BINDING))
 
 
 def _barriers(
@@ -172,7 +236,7 @@ def _best_of_variants(
     market: MarketLaw,
     law: AccountLawFn,
     policy: MarginPolicy,
-    depth: Float1D,
+    liquidity_usd: Float1D,
 ) -> Assessment:
     """The better of the full assessment and those without one or more moving collateral assets."""
     if not np.any(rows.rank >= 0):
@@ -192,8 +256,10 @@ def _best_of_variants(
         )
         gone = fits[rows.pool] & ~stays
         removed = sum_by(rows.pool, rows.exposure_usd * gone, n_pools)
-        legs = net_legs(rows.keep(fits[rows.pool] & stays), n_pools, len(market.fallback))
-        other = assess(legs, pools.equity_usd - removed, known, market, law, policy, depth)
+        legs = net_legs(
+            rows.keep(fits[rows.pool] & stays), n_pools, len(liquidity_usd), len(market.fallback) - 1
+        )
+        other = assess(legs, pools.equity_usd - removed, known, market, law, policy, liquidity_usd)
         best = replace(
             best,
             requirement_usd=np.where(
@@ -211,9 +277,10 @@ def _best_of_variants(
 
 
 def _outcome(
-    scene: _Scene,
+    scene: Scene,
     full: Assessment,
     best: Assessment,
+    adding: Bool1D,
     barrier: AnyArray,
     ts: int,
     bundle_id: str,
@@ -236,14 +303,16 @@ def _outcome(
     probability[ruined], distance[ruined] = 1.0, 0.0
 
     reasons = np.zeros(n_accounts, dtype=np.uint64)
-    _add_book_reasons(reasons, scene, equity, initial, maintenance, exposed, ts)
-    _add_pool_reasons(reasons, scene, full)
-    stressed = _add_market_reasons(reasons, scene, notes)
-    action = _add_actions(
+    open_to = exposed | (pools.by_account(adding.astype(np.float64), n_accounts) > 0.0)
+    add_book_reasons(reasons, scene, equity, maintenance, exposed, ts)
+    flag(reasons, "equity-below-initial", open_to & (equity < initial))
+    add_pool_reasons(reasons, scene, full, adding)
+    stressed = add_market_reasons(reasons, scene, notes)
+    action = add_actions(
         reasons,
         scene,
         probability,
-        exposed & (equity < initial),
+        open_to & (equity < initial),
         exposed & (equity < maintenance),
         stressed,
         ts,
@@ -262,124 +331,9 @@ def _outcome(
         risk_score=risk_score(probability[:, -1]),
         action=action,
         reasons=reasons,
-        contributions=_contributions(scene, full, n_accounts),
+        contributions=contributions(scene, full, n_accounts),
         barrier=barrier,
         barrier_margin_usd=pools.by_account(best.barrier_usd, n_accounts),
         policy_hash=scene.policy.policy_hash,
         bundle_id=bundle_id,
-    )
-
-
-def _flag(reasons: AnyArray, name: str, mask: Bool1D, account: Int1D | None = None) -> None:
-    """Set a reason's bit for accounts, or for the accounts of flagged rows."""
-    if not mask.any():
-        return
-    bit = np.uint64(reason_bit(name))
-    if account is None:
-        reasons[mask] |= bit
-    else:
-        reasons[np.unique(account[mask])] |= bit
-
-
-def _add_book_reasons(
-    reasons: AnyArray,
-    scene: _Scene,
-    equity: Float1D,
-    initial: Float1D,
-    maintenance: Float1D,
-    exposed: Bool1D,
-    ts: int,
-) -> None:
-    book, value = scene.book, scene.valuation
-    account = book.collateral.account
-    backed = np.bincount(account, minlength=len(book)) > 0
-    _flag(reasons, "no-position", ~exposed)
-    _flag(reasons, "negative-equity", equity < 0.0)
-    _flag(reasons, "equity-below-maintenance", exposed & (equity < maintenance))
-    _flag(reasons, "equity-below-initial", exposed & (equity < initial))
-    _flag(reasons, "missing-price", scene.missing_price, book.positions.account)
-    _flag(reasons, "no-collateral", ~backed)
-    for name, mask in (
-        ("unpriced-collateral", value.unpriced),
-        ("unknown-asset", value.unknown_asset),
-        ("remote-collateral", value.remote),
-        ("peg-deviation", value.off_peg),
-        ("chain-stress", value.stressed_chain),
-        ("volatile-collateral", value.market >= 0),
-    ):
-        _flag(reasons, name, mask, account)
-    if book.ts is not None and ts - book.ts > STALE_SNAPSHOT_US:
-        _flag(reasons, "stale-snapshot", np.ones(len(book), dtype=np.bool_))
-
-
-def _add_pool_reasons(reasons: AnyArray, scene: _Scene, full: Assessment) -> None:
-    pools, n_accounts = scene.pools, len(scene.book)
-    alone = np.arange(len(pools.account)) >= n_accounts
-    for name, mask in (
-        ("isolated-pool", alone),
-        ("isolated-margin-unknown", pools.margin_unknown),
-        ("static-floor", full.floored),
-        ("offset-cap", full.offset_capped),
-        ("concentration", full.concentrated),
-        ("size-against-liquidity", full.illiquid),
-    ):
-        _flag(reasons, name, mask, pools.account)
-
-
-def _add_market_reasons(reasons: AnyArray, scene: _Scene, notes: Mapping[str, Bool1D]) -> Bool1D:
-    """Reasons of the markets that an account holds; returns who holds a stressed one [n_accounts]."""
-    forecast = scene.forecast
-    account = scene.pools.account[scene.legs.pool]
-    leg_market = scene.legs.market
-    stress = np.nan_to_num(forecast.stress[:, scene.market.horizons[2]])
-    in_stress = np.append(stress >= scene.policy.market_stress_probability, False)
-    _flag(reasons, "unknown-market", scene.market.fallback[leg_market], account)
-    _flag(reasons, "degraded-forecast", np.append(forecast.degraded, False)[leg_market], account)
-    _flag(reasons, "market-stress", in_stress[leg_market], account)
-    for name, mask in notes.items():
-        _flag(reasons, name, np.append(mask, False)[leg_market], account)
-    stressed = np.zeros(len(scene.book), dtype=np.bool_)
-    stressed[account[in_stress[leg_market]]] = True
-    return stressed
-
-
-def _add_actions(
-    reasons: AnyArray,
-    scene: _Scene,
-    probability: AnyArray,
-    below_initial: Bool1D,
-    below_maintenance: Bool1D,
-    stressed: Bool1D,
-    ts: int,
-    previous: Mapping[str, tuple[int, int]],
-) -> AnyArray:
-    policy = scene.policy
-    likely = probability[:, scene.market.horizons[2]]
-    before = np.zeros(len(scene.book), dtype=np.uint8)
-    held_h = np.full(len(scene.book), np.inf)
-    for row, name in enumerate(scene.book.account_id if previous else ()):
-        if name in previous:
-            before[row], since = previous[name]
-            held_h[row] = (ts - since) / HOUR
-    action, held_up = choose_actions(
-        likely, below_initial, below_maintenance, stressed, before, held_h, policy
-    )
-    _flag(reasons, "probability-watch", likely >= policy.watch_probability)
-    _flag(reasons, "probability-restrict", likely >= policy.restrict_probability)
-    _flag(reasons, "probability-deleverage", likely >= policy.deleverage_probability)
-    _flag(reasons, "hysteresis", held_up)
-    return action
-
-
-def _contributions(scene: _Scene, full: Assessment, n_accounts: int) -> Contributions:
-    """Shares by account: pools weigh by their scale in USD, so that an account's shares sum to 1."""
-    legs, pools = scene.legs, scene.pools
-    account = pools.account[legs.pool]
-    order = np.argsort(account, kind="stable")
-    total = np.maximum(pools.by_account(full.scale_usd, n_accounts), 1e-300)
-    share = full.share * full.scale_usd[legs.pool] / total[account]
-    names = np.asarray([*scene.forecast.markets, "unknown"], dtype=object)
-    indptr = np.searchsorted(account[order], np.arange(n_accounts + 1))
-    return Contributions(
-        indptr.astype(np.int64), names[legs.market][order], share[order], legs.net_usd[order]
     )

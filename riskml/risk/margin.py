@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import BoolND, Float1D, Float3D, FloatND
+from riskml.arrays import Bool1D, BoolND, Float1D, Float3D, FloatND
 from riskml.errors import DataError
 from riskml.risk.forecast import Forecast
 from riskml.risk.policy import MarginPolicy
 
 CENT = 0.01
+BINDING = 1e-9
+"""Relative difference from which a rule counts as binding; less is rounding."""
 ANY_MARKET = "*"
 """Key of the reference scales of a market that was not fitted."""
 
@@ -70,6 +72,29 @@ def maintenance_sigma(
     -------
     float64 : NaN handling: NaN where the forecast is NaN.
     """
+    return slow_scale(forecast, previous, elapsed_h, policy, reference).sigma
+
+
+@dataclass(frozen=True)
+class SlowScale:
+    """The slow scale, and where a brake or a buffer of the policy made it what it is."""
+
+    sigma: Float3D
+    """[n_markets, n_horizons, 2]."""
+    rate_limited: Bool1D
+    """[n_markets] the rate limit holds down a scale that maintenance is made from."""
+    anti_procyclical: Bool1D
+    """[n_markets] the ``apc`` option raised one."""
+
+
+def slow_scale(
+    forecast: Forecast,
+    previous: Float3D | None,
+    elapsed_h: float,
+    policy: MarginPolicy,
+    reference: ReferenceSigma | None = None,
+) -> SlowScale:
+    """What :func:`maintenance_sigma` returns, with the rules that bind; same parameters."""
     fast = forecast.sigma
     if reference is None:
         stressed, long_run = np.zeros_like(fast), fast
@@ -77,29 +102,39 @@ def maintenance_sigma(
         stressed = np.nan_to_num(reference.stressed)
         long_run = np.where(np.isnan(reference.long_run), fast, reference.long_run)
     slow = np.exp((1.0 - policy.slow_weight) * np.log(fast) + policy.slow_weight * np.log(long_run))
-    slow = np.maximum(slow, policy.stressed_floor * stressed)
+    slow = plain = np.maximum(slow, policy.stressed_floor * stressed)
     if policy.apc == "a":  # the buffer is used up as the slow scale rises above the long-run one
         slow = np.maximum(slow, np.minimum(1.25 * slow, 1.25 * long_run))
     elif policy.apc == "b":
         slow = 0.75 * slow + 0.25 * np.maximum(stressed, slow)
     elif policy.apc == "c":
         slow = np.maximum(slow, long_run)
+    target = slow
     if previous is not None and np.isfinite(policy.rate_limit_per_hour):
         limit = previous * (1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
         slow = np.where(np.isnan(limit), slow, np.minimum(slow, limit))
-    return slow
+    # Maintenance is the largest over the horizons up to its own.
+    upto = forecast.horizon(policy.maintenance_horizon) + 1
+
+    def binds(high: Float3D, low: Float3D) -> Bool1D:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((high > low * (1.0 + BINDING))[:, :upto].any(axis=(1, 2)))
+
+    return SlowScale(slow, binds(target, slow), binds(slow, plain))
 
 
 def combine(
     margin: FloatND, stressed: FloatND, gross: FloatND, policy: MarginPolicy
-) -> tuple[FloatND, BoolND]:
-    """Requirement from the law's three ratios, and whether the offset cap binds (same shape).
+) -> tuple[FloatND, BoolND, BoolND]:
+    """Requirement from the law's three ratios; where the offset cap and where stress binds (same shape).
 
     ``max(margin + c (stressed - margin), (1 - offset_cap) gross)``, c = ``correlation_stress``.
     """
     blended = margin + policy.correlation_stress * (stressed - margin)
     capped = (1.0 - policy.offset_cap) * gross
-    return np.maximum(blended, capped), capped > blended
+    offset_cap = capped > blended
+    raised = (blended > margin * (1.0 + BINDING)) & ~offset_cap
+    return np.maximum(blended, capped), offset_cap, raised
 
 
 def concentration_rate(top_share: Float1D, gross_usd: Float1D, policy: MarginPolicy) -> Float1D:
@@ -121,8 +156,12 @@ def liquidity_cost(exposure_usd: Float1D, liquidity_usd: Float1D, policy: Margin
 
 
 def round_up_cents(usd: Float1D) -> Float1D:
-    """Round up to cents; a value within 1e-9 relative of a whole cent stays."""
+    """Round up to cents; a value that only floating point puts above a whole cent stays.
+
+    The tolerance is a millionth of a cent, or four units in the last place of a larger amount: a
+    relative one would round amounts of millions down.
+    """
     cents = np.asarray(usd, dtype=np.float64) / CENT
     nearest = np.rint(cents)
-    whole = np.abs(cents - nearest) <= 1e-9 * np.maximum(np.abs(nearest), 1.0)
+    whole = np.abs(cents - nearest) <= np.maximum(1e-6, 4.0 * np.spacing(np.abs(nearest)))
     return np.where(whole, nearest, np.ceil(cents)) / 100.0

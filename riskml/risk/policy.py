@@ -166,6 +166,12 @@ def _find_problems(policy: MarginPolicy) -> list[Problem]:
             found.append(
                 Problem("bad-horizon", f"{name} is not a duration: {getattr(policy, name)!r}", "write 8h")
             )
+    from riskml.risk.engines import engine_names  # here, because engines read books, which read policies
+
+    owners = ("auto", "venue", "riskml", *engine_names())
+    if policy.barrier not in owners:
+        message = f"there is no barrier '{policy.barrier}'.{nearest(str(policy.barrier), owners)}"
+        found.append(Problem("bad-barrier", message, f"use one of {', '.join(owners)}"))
     if policy.apc not in ("none", "a", "b", "c"):
         found.append(Problem("bad-apc", f"apc is none, a, b or c, found {policy.apc!r}"))
     steps = (policy.watch_probability, policy.restrict_probability, policy.deleverage_probability)

@@ -85,10 +85,11 @@ class Rows:
 
     pool: Int1D
     market: Int1D
+    """Row in the book's list of symbols: the forecast's markets, then those without a forecast."""
     exposure_usd: Float1D
     is_position: Bool1D
     rank: Int1D
-    """Moving collateral: 0, 1, 2 = the pool's largest assets, 3 = all others; positions -1."""
+    """Moving collateral: 0, 1 ... = the pool's largest assets, RANKED_ASSETS = all others; positions -1."""
 
     def keep(self, mask: Bool1D) -> Rows:
         """Only some of the rows."""
@@ -101,8 +102,9 @@ class Rows:
         )
 
 
-RANKED_ASSETS = 3
-"""Moving assets of a pool whose every combination is assessed (2^3 variants at most)."""
+RANKED_ASSETS = 5
+"""Moving assets of a pool whose every combination is assessed (2^5 variants at most), which is what
+makes more collateral never hurt; of a pool with more, the others are all kept or all dropped."""
 
 
 def make_rows(pools: Pools, position_market: Int1D, valuation: Valuation, collateral_account: Int1D) -> Rows:
@@ -144,7 +146,10 @@ class Legs:
     indptr: Int1D
     """[n_pools + 1]."""
     pool: Int1D
+    symbol: Int1D
+    """[n_legs] row in the book's list of symbols: two unknown markets never net with each other."""
     market: Int1D
+    """[n_legs] row of the market in the law; all unknown symbols share the last one."""
     net_usd: Float1D
     """[n_legs] signed."""
     position_usd: Float1D
@@ -153,13 +158,15 @@ class Legs:
     """[n_legs] exposure that netting within the market removed."""
 
 
-def net_legs(rows: Rows, n_pools: int, n_markets: int) -> Legs:
-    """Net exposures within each pool and market."""
-    key, inverse = np.unique(rows.pool * n_markets + rows.market, return_inverse=True)
+def net_legs(rows: Rows, n_pools: int, n_symbols: int, n_markets: int) -> Legs:
+    """Net exposures within each pool and symbol; symbols from ``n_markets`` on have no forecast."""
+    key, inverse = np.unique(rows.pool * n_symbols + rows.market, return_inverse=True)
     size = len(key)
     net = sum_by(inverse, rows.exposure_usd, size)
     gross = sum_by(inverse, np.abs(rows.exposure_usd), size)
     held = sum_by(inverse, np.abs(rows.exposure_usd) * rows.is_position, size)
-    pool = key // n_markets
+    pool, symbol = key // n_symbols, key % n_symbols
     indptr = np.searchsorted(pool, np.arange(n_pools + 1))
-    return Legs(indptr.astype(np.int64), pool, key % n_markets, net, held, gross - np.abs(net))
+    return Legs(
+        indptr.astype(np.int64), pool, symbol, np.minimum(symbol, n_markets), net, held, gross - np.abs(net)
+    )

@@ -34,6 +34,7 @@ REASONS: tuple[str, ...] = (
     "market-stress",
     "hysteresis",
     "stale-snapshot",
+    "open-orders",
 )
 """Reason codes; the position is the bit number in ``Decisions.reasons``. Only ever appended to."""
 

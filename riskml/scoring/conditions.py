@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from riskml.errors import ConfigError
 from riskml.features.series import Rows, SeriesStore
 from riskml.risk.collateral import Conditions, chain_stress_score, staleness_us
 from riskml.units import DAY
@@ -20,8 +19,6 @@ FLOW_HISTORY = 30 * DAY
 """Window of the mean and deviation against which a chain's newest net flow is held."""
 MIN_FLOWS = 10
 """Fewer past flows than this give no deviation."""
-DEFAULT_STALENESS = 3 * DAY
-"""Limit of daily sources, where the fact file does not reach back."""
 HISTORY = FLOW_HISTORY + 2 * DAY
 """How long rows have to be kept for :func:`conditions_at`."""
 
@@ -89,17 +86,10 @@ def _chain_stress(store: SeriesStore, ts: int) -> dict[str, float]:
                 of_chain[moment] = of_chain.get(moment, 0.0) + value
     return {
         chain: chain_stress_score(
-            _outflow_z(flows.get(chain, {})), np.nan, float(ts - moment), float(_limit(chain, ts))
+            _outflow_z(flows.get(chain, {})), np.nan, float(ts - moment), float(staleness_us(chain, ts))
         )
         for chain, moment in heard.items()
     }
-
-
-def _limit(chain: str, ts: int) -> int:
-    try:
-        return staleness_us(chain, ts)
-    except ConfigError:  # the facts begin later than the rows: a history older than the chain's entry
-        return DEFAULT_STALENESS
 
 
 def _outflow_z(flows: Mapping[int, float]) -> float:

@@ -11,6 +11,11 @@ from riskml.errors import DataError
 from riskml.units import format_us
 
 
+def is_number(value: object) -> bool:
+    """A real number, not text and not a truth value."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 class PriceBook:
     """Newest known price per symbol with its time; older prices never replace newer ones."""
 
@@ -24,7 +29,7 @@ class PriceBook:
         ------
         DataError : the price is not positive and finite.
         """
-        if not (np.isfinite(price) and price > 0):
+        if not (is_number(price) and np.isfinite(price) and price > 0):
             raise DataError(
                 f"a price has to be positive and finite, found {price!r} at {format_us(ts)}",
                 market=symbol,

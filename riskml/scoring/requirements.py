@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from riskml.arrays import AnyArray, Bool1D, Float3D, FloatND
+from riskml.errors import ConfigError, nearest
 from riskml.markets import Market
 from riskml.risk.accounts import AccountBook
+from riskml.risk.assess import MarketLaw
 from riskml.risk.decisions import Conditions, decide
 from riskml.risk.forecast import Forecast
-from riskml.risk.margin import ReferenceSigma, maintenance_sigma, reference_sigma
+from riskml.risk.margin import ReferenceSigma, reference_sigma, slow_scale
 from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.reasons import reason_bit
@@ -46,6 +49,14 @@ class Scales:
     """[n_markets, n_horizons, 2]."""
     rate_limited: Bool1D
     """The rise of the slow scale was limited [n_markets]."""
+    anti_procyclical: Bool1D
+    """The policy's ``apc`` option raised it [n_markets]."""
+    policy: MarginPolicy
+
+    @cached_property
+    def market_law(self) -> MarketLaw:
+        """What the account law needs of them; the same for every book until the next bar."""
+        return MarketLaw.make(self.forecast, self.maintenance, self.policy)
 
 
 class Requirements:
@@ -68,6 +79,16 @@ class Requirements:
         """Time of each market's last sound bar."""
         self.actions: dict[str, tuple[int, int]] = {}
         """Last action of each account and when it began; ``normal`` is not kept."""
+        self._overdue: tuple[Scales, Scales] | None = None
+        known = bundle.manifest.horizons
+        for name in ("maintenance_horizon", "initial_horizon", "action_horizon"):
+            horizon = getattr(policy, name)
+            if horizon not in known:
+                raise ConfigError(
+                    f"the policy's {name} is '{horizon}'; the bundle forecasts {', '.join(known)}."
+                    f"{nearest(horizon, known)}",
+                    fix="use a horizon of the bundle, or fit one with that horizon",
+                )
 
     @property
     def forecast(self) -> Forecast | None:
@@ -82,11 +103,10 @@ class Requirements:
         if self.scales is not None:
             previous = _widened(self.scales.maintenance, len(markets))
             elapsed_h = (forecast.ts - self.scales.forecast.ts) / HOUR
-        target = maintenance_sigma(forecast, None, 0.0, self.policy, reference)
-        slow = maintenance_sigma(forecast, previous, elapsed_h, self.policy, reference)
-        limited = np.asarray((slow < target * (1.0 - 1e-12)).any(axis=(1, 2)))
+        slow = slow_scale(forecast, previous, elapsed_h, self.policy, reference)
         self._keep_anchors(forecast)
-        self.scales = Scales(forecast, slow, limited)
+        self.scales = Scales(forecast, slow.sigma, slow.rate_limited, slow.anti_procyclical, self.policy)
+        _ = self.scales.market_law  # made at the bar's close, so that no tick waits for it
         return forecast
 
     def decide(
@@ -115,12 +135,12 @@ class Requirements:
                 law=self.bundle.account,
                 ts=ts,
                 prices=prices,
-                maintenance_sigma=which.maintenance,
                 bundle_id=self.bundle.manifest.bundle_id,
                 conditions=conditions,
                 liquidity_usd=liquidity_usd,
                 previous=self.actions,
-                notes={"rate-limited": which.rate_limited},
+                notes={"rate-limited": which.rate_limited, "anti-procyclical": which.anti_procyclical},
+                market_law=which.market_law,
             )
 
         decisions = under(scales)
@@ -153,19 +173,23 @@ class Requirements:
         forecast = scales.forecast
         if ts - forecast.ts < OVERDUE_BARS * duration_us(forecast.interval):
             return scales
+        if self._overdue is not None and self._overdue[0] is scales:
+            return self._overdue[1]
         reference = self._reference(forecast.markets)
         stressed = np.full_like(forecast.sigma, np.nan) if reference is None else reference.stressed
         old = tuple("|".join(filter(None, (reason, "overdue"))) for reason in forecast.degraded_reasons)
-        return Scales(
-            replace(
+        held = replace(
+            scales,
+            forecast=replace(
                 forecast,
                 sigma=np.fmax(forecast.sigma, stressed),
                 degraded=np.ones(len(forecast.markets), dtype=np.bool_),
                 degraded_reasons=old,
             ),
-            np.fmax(scales.maintenance, self.policy.stressed_floor * stressed),
-            scales.rate_limited,
+            maintenance=np.fmax(scales.maintenance, self.policy.stressed_floor * stressed),
         )
+        self._overdue = (scales, held)
+        return held
 
     def _remember_actions(self, decisions: Decisions) -> None:
         for account, action in zip(decisions.account_id.tolist(), decisions.action.tolist(), strict=True):
@@ -194,6 +218,7 @@ class Requirements:
                 f"{number}/reasons": np.array(forecast.degraded_reasons, dtype=np.str_),
                 f"{number}/maintenance": scales.maintenance,
                 f"{number}/rate_limited": scales.rate_limited,
+                f"{number}/anti_procyclical": scales.anti_procyclical,
             }
         return arrays
 
@@ -205,7 +230,9 @@ class Requirements:
             reasons = tuple(arrays[f"{number}/reasons"].tolist())
             known = list(markets)[: len(values["nu"])]
             forecast = _forecast(self.bundle, int(arrays[f"{number}/ts"]), known, reasons, **values)
-            kept.append(Scales(forecast, arrays[f"{number}/maintenance"], arrays[f"{number}/rate_limited"]))
+            parts = ("maintenance", "rate_limited", "anti_procyclical")
+            maintenance, limited, raised = (arrays[f"{number}/{name}"] for name in parts)
+            kept.append(Scales(forecast, maintenance, limited, raised, self.policy))
         n_anchors = int(arrays["n_anchors"])
         self.anchors = {scales.forecast.ts: scales for scales in kept[:n_anchors]}
         self.scales = kept[n_anchors] if len(kept) > n_anchors else None

@@ -50,7 +50,7 @@ class Scorer:
         self._prices = PriceBook()
         self._now: int | None = None
         self._n_observed = 0
-        self._cached_conditions: tuple[tuple[int, int], Conditions] | None = None
+        self._cached: tuple[tuple[int, int], Conditions, dict[str, float]] | None = None
 
     @classmethod
     def load(
@@ -173,7 +173,7 @@ class Scorer:
         """
         moment = to_us(ts)
         try:
-            taken = self._prices.update(symbol, float(price), moment)
+            taken = self._prices.update(symbol, price, moment)
         except DataError:
             self.telemetry.count("rejected_prices", label=symbol)
             raise
@@ -217,11 +217,12 @@ class Scorer:
 
         Raises
         ------
-        DataError : a trade names an unknown account or has no price; a shock of -1 or less.
+        DataError : a trade names an unknown account or has no price; a shock of -1 or less, or of an
+            unknown symbol.
         """
         moment = self._moment(None)
         prices = self._prices.newer_than(book.ts)
-        changed, prices = changed_book(book, prices, trades or (), shock)
+        changed, prices = changed_book(book, prices, trades or (), shock, self.markets)
         return self._decide(changed, moment, prices, remember=False)
 
     def save_state(self, path: str | Path) -> Path:
@@ -238,28 +239,24 @@ class Scorer:
         """
         live, requirements, prices, now = state.load_state(Path(path), self.bundle, self.policy)
         self._live, self._requirements, self._prices, self._now = live, requirements, prices, now
-        self._cached_conditions = None
+        self._cached = None
 
     def _decide(
         self, book: AccountBook, ts: int, prices: Mapping[str, float], *, remember: bool
     ) -> Decisions:
-        store, marks = self._live.store, self._prices.newer_than(None)
+        conditions, liquidity = self._surroundings(ts)
         return self._requirements.decide(
-            book,
-            ts,
-            prices,
-            conditions=self._conditions(ts),
-            liquidity_usd=liquidity_at(store, marks, ts),
-            remember=remember,
+            book, ts, prices, conditions=conditions, liquidity_usd=liquidity, remember=remember
         )
 
-    def _conditions(self, ts: int) -> Conditions:
+    def _surroundings(self, ts: int) -> tuple[Conditions, dict[str, float]]:
         # As of the end of the minute: a depeg counts at once, and a stream of prices does not
-        # go through every flow again and again.
+        # go through every flow and open interest again and again.
         key = (-(-ts // MINUTE) * MINUTE, self._n_observed)
-        if self._cached_conditions is None or self._cached_conditions[0] != key:
-            self._cached_conditions = (key, conditions_at(self._live.store, key[0]))
-        return self._cached_conditions[1]
+        if self._cached is None or self._cached[0] != key:
+            store, marks = self._live.store, self._prices.newer_than(None)
+            self._cached = (key, conditions_at(store, key[0]), liquidity_at(store, marks, key[0]))
+        return self._cached[1], self._cached[2]
 
     def _moment(self, ts: TimeLike | None) -> int:
         if self._requirements.forecast is None or self._now is None:

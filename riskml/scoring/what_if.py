@@ -10,6 +10,8 @@ import numpy as np
 from riskml.arrays import AnyArray, Float1D
 from riskml.errors import DataError, Problem, nearest
 from riskml.risk.accounts import AccountBook
+from riskml.risk.sums import sum_by
+from riskml.scoring.prices import is_number
 
 _ALL = "*"
 
@@ -19,6 +21,7 @@ def changed_book(
     prices: Mapping[str, float],
     trades: Sequence[Mapping[str, Any]],
     shock: Mapping[str, float] | float | None,
+    markets: Sequence[str] = (),
 ) -> tuple[AccountBook, dict[str, float]]:
     """The book and the prices after ``trades`` at current prices and then ``shock``.
 
@@ -27,16 +30,28 @@ def changed_book(
     prices : symbol -> price by which the book is marked; positions of other symbols keep their marks.
     trades : see :meth:`riskml.scoring.Scorer.what_if`.
     shock : move per symbol as a fraction, or one number for all.
+    markets : further symbols that a shock may name, beside those of the book and of ``prices``.
 
     Raises
     ------
-    DataError : a trade names an unknown account, has no usable size or no price; a shock <= -1.
+    DataError : a trade names an unknown account, has no usable size or no price; a shock <= -1, or of
+        a symbol that nothing here has.
     """
     moves = _moves(shock)
     columns = _book_columns(book, prices)
+    known = {*markets, *prices, *columns["positions"]["symbol"], *columns["collateral"]["asset"], _ALL}
+    for symbol in moves:
+        if symbol not in known:
+            raise DataError(
+                f"the shock names '{symbol}', which is no market here.{nearest(symbol, sorted(known))}",
+                market=symbol,
+                fix="use the symbols of the book, e.g. BTC",
+            )
+    held = _notional(columns["positions"], book)
     _apply_trades(columns, book, prices, trades)
     positions, collateral = columns["positions"], columns["collateral"]
     positions["mark_price"] = positions["mark_price"] * _factor(positions["symbol"], moves)
+    _move_maintenance(columns, book, held)
     moving = dict(moves)
     if _ALL in moving:  # a move of all markets does not move a stablecoin
         general = moving.pop(_ALL)
@@ -47,10 +62,25 @@ def changed_book(
     return AccountBook.from_arrays(**columns), shocked
 
 
+def _notional(positions: Mapping[str, Any], book: AccountBook) -> Float1D:
+    """Sum of |size x mark| of each account [n_accounts]."""
+    row = {str(name): place for place, name in enumerate(book.account_id)}
+    accounts = np.array([row[str(name)] for name in positions["account_id"]], dtype=np.int64)
+    return sum_by(accounts, np.abs(positions["size"] * positions["mark_price"]), len(book))
+
+
+def _move_maintenance(columns: dict[str, dict[str, Any]], book: AccountBook, held: Float1D) -> None:
+    """The venue's maintenance goes with exposure; of an account that held nothing it becomes unknown."""
+    stated = book.maintenance_margin_usd
+    now = _notional(columns["positions"], book)
+    moved = stated * np.divide(now, held, out=np.full(len(held), np.nan), where=held > 0.0)
+    columns["accounts"]["maintenance_margin_usd"] = np.where((now == 0.0) & (held == 0.0), stated, moved)
+
+
 def _moves(shock: Mapping[str, float] | float | None) -> dict[str, float]:
-    moves = {} if shock is None else dict(shock) if isinstance(shock, Mapping) else {_ALL: float(shock)}
+    moves = {} if shock is None else dict(shock) if isinstance(shock, Mapping) else {_ALL: shock}
     for symbol, move in moves.items():
-        if not np.isfinite(move) or move <= -1.0:
+        if not is_number(move) or not np.isfinite(move) or move <= -1.0:
             raise DataError(
                 f"a shock has to be a fraction above -1, found {move!r}",
                 market=symbol,
@@ -130,10 +160,10 @@ def _apply_trades(
     problems = []
     for number, trade in enumerate(trades):
         problem = _trade_problem(trade, number, account_row)
-        price = float(
-            trade.get("price")
-            or prices.get(trade.get("symbol", ""), marks.get(trade.get("symbol", ""), np.nan))
-        )
+        symbol = str(trade.get("symbol", ""))
+        given = trade.get("price")
+        current = prices.get(symbol, marks.get(symbol, np.nan))
+        price = current if given is None else given if is_number(given) else np.nan
         if problem is None and not (np.isfinite(price) and price > 0):
             problem = Problem(
                 "no-price",
@@ -160,7 +190,7 @@ def _apply_trades(
                 values.append(new[name])
         row = place[key]
         realised, rows["size"][row], rows["entry_price"][row] = _fill(
-            float(rows["size"][row]), float(rows["entry_price"][row]), float(trade["size"]), price
+            float(rows["size"][row]), float(rows["entry_price"][row]), float(trade["size"]), float(price)
         )
         accounts["cash_usd"][account_row[trade["account_id"]]] += realised
     if problems:
@@ -185,10 +215,9 @@ def _trade_problem(trade: Mapping[str, Any], number: int, accounts: Mapping[str,
             str(trade["symbol"]),
             number,
         )
-    if not np.isfinite(float(trade["size"])):
-        return Problem(
-            "not-finite", "the trade's size has to be finite", "", "trades", str(trade["symbol"]), number
-        )
+    if not is_number(trade["size"]) or not np.isfinite(trade["size"]):
+        message = "the trade's size has to be a finite number"
+        return Problem("not-finite", message, "correct it", "trades", str(trade["symbol"]), number)
     return None
 
 

@@ -1,7 +1,8 @@
 """``riskml build``: features and targets of a lake as a dataset folder.
 
 The work is cut by calendar year. Features are the same bit for bit however it is cut, so
-neither the number of jobs nor the range asked for changes a value.
+neither the number of jobs nor the range asked for changes a value. No bar at or after the end
+of the range is read: a target whose window leaves the range is missing.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class _Task:
     start: int
     end: int
     year: int
+    limit: int
+    """End of the whole range: nothing at or after it is read."""
 
 
 def build_dataset(
@@ -125,7 +128,8 @@ def build_dataset(
     interval : bar length.
     markets : names, or ``"all"`` markets with bars at the interval. They define the
         cross-section; the first one leads it.
-    start, end : range of bar closes, end exclusive; default everything there is.
+    start, end : range of bar closes, end exclusive; default everything there is. Features look
+        back before ``start``; targets do not look beyond ``end``.
     jobs : processes; the result does not depend on it.
     horizons : of the targets.
     progress : called with one line per year.
@@ -151,7 +155,7 @@ def build_dataset(
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         tasks = [
-            _Task(str(lake.path), str(staging), chosen, interval, tuple(horizons), begin, stop, year)
+            _Task(str(lake.path), str(staging), chosen, interval, tuple(horizons), begin, stop, year, last)
             for year, begin, stop in _years(first, last, interval)
         ]
         rows = sum(_run(tasks, jobs, progress or (lambda line: None)))
@@ -296,6 +300,7 @@ def _build_year(task: _Task) -> int:
         lookback_bars(select(["log_ewm_variance_60d"]), task.interval) + duration_bars("1h", task.interval),
     )
     ahead = max(duration_bars(horizon, task.interval) for horizon in task.horizons) + MAX_GAP_BARS + 1
+    ahead = min(ahead, (task.limit - task.end) // bar)
     names = {*input_names(CATALOG), *BAR_INPUTS}
     grid = load_grid(
         Lake(task.lake),

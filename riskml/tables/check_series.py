@@ -18,7 +18,7 @@ from riskml.contracts import contract
 from riskml.errors import Problem
 from riskml.tables.keys import key_codes, storage_key
 from riskml.tables.partitions import LakePartition
-from riskml.units import DAY, HOUR, YEAR, duration_us, format_us
+from riskml.units import DAY, HOUR, duration_us, format_us
 
 _REGULAR = ("bars", "marks", "funding", "open_interest", "depth", "flows", "chains", "pegs")
 """Tables whose series have a regular step; events and accounts do not."""
@@ -34,8 +34,6 @@ _STILL_ROWS = 24
 """Equal values in a row, over at least a day, from which a column counts as stale."""
 _LOOSE = 3
 """Without a stated step, a gap is longer than this many median steps."""
-_EARLIEST = 39 * YEAR
-"""2009: before it there was no market; times in ms or s read as us lie in 1970."""
 _PRICE_JUMP = np.log(300.0)
 """Log price change between rows that only a change of unit explains."""
 _PERCENT_FUNDING = 3e-3
@@ -94,14 +92,6 @@ def check_still(partition: LakePartition, data: pa.Table) -> list[Problem]:
 
 def check_units(partition: LakePartition, data: pa.Table) -> list[Problem]:
     """Values that only make sense in another unit than the contract's."""
-    ts = data.column("ts").cast(pa.int64()).to_numpy()
-    problems = []
-    early = np.flatnonzero(ts < _EARLIEST)
-    if early.size:
-        message = f"{early.size} rows happen before 2009, the first at {format_us(int(ts[early[0]]))}"
-        problems.append(
-            _units(partition, message, "times are microseconds, not milliseconds or seconds", early)
-        )
     checks = {
         "funding": _funding_units,
         "bars": _price_units,
@@ -111,7 +101,7 @@ def check_units(partition: LakePartition, data: pa.Table) -> list[Problem]:
         "open_interest": _open_interest_units,
     }
     check = checks.get(partition.table)
-    return problems if check is None else [*problems, *check(partition, data)]
+    return [] if check is None else list(check(partition, data))
 
 
 def _funding_units(partition: LakePartition, data: pa.Table) -> Iterator[Problem]:

@@ -74,6 +74,9 @@ def check_lake(lake: Lake | str | Path, now: TimeLike | None = None) -> CheckRep
     tables = lake.tables()
     moment = None if now is None else to_us(now)
     problems = list(_check_folders(lake))
+    if not tables:
+        message = f"{lake.path} holds no table"
+        problems.append(Problem("no-table", message, "pass a lake, or fill it with 'riskml ingest'"))
     counts = {"tables": len(tables), "partitions": 0, "rows": 0}
     levels = PriceLevels()
     for table in tables:

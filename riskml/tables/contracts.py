@@ -19,6 +19,8 @@ from riskml.arrays import AnyArray, Bool1D, Int1D
 from riskml.contracts import Column, Kind, TableContract, contract
 from riskml.errors import ContractError, Problem, nearest
 from riskml.tables.keys import key_codes, sort_codes
+from riskml.tables.names import bad_names
+from riskml.units import format_us, to_us
 
 TIME = pa.timestamp("us", tz="UTC")
 _TYPES: dict[Kind, pa.DataType] = {
@@ -28,6 +30,9 @@ _TYPES: dict[Kind, pa.DataType] = {
     "int": pa.int64(),
     "bool": pa.bool_(),
 }
+_EARLIEST, _LATEST = to_us("2009-01-01"), to_us("2200-01-01")
+"""Times lie between them. Before 2009 there was no market; seconds or milliseconds read as
+microseconds lie in 1970, nanoseconds in the far future."""
 _SHOWN = 5
 """How many rows a message lists; the rest is a count."""
 
@@ -77,7 +82,8 @@ def enforce(table: str, data: pa.Table, *, where: str = "", columns: Sequence[st
     ------
     ContractError : with one :class:`~riskml.errors.Problem` per finding - missing or
         unknown column, wrong type, null, value that is not finite or of the wrong sign,
-        high below low, ``known_at`` before ``ts``, duplicate full key. Rows count from 0.
+        time in another unit, name of an inverse contract, high below low, ``known_at``
+        before ``ts``, duplicate full key. Rows count from 0.
 
     Notes
     -----
@@ -165,9 +171,13 @@ class _Report:
         self.structural = False
         self.bad: Bool1D = np.zeros(data.num_rows, bool)
 
-    def add(self, code: str, message: str, fix: str, rows: Int1D | None = None) -> None:
-        """Add a finding; ``rows`` are the offending row numbers (the first gives the place)."""
-        first = None
+    def add(
+        self, code: str, message: str, fix: str, rows: Int1D | None = None, *, first: int | None = None
+    ) -> None:
+        """Add a finding; ``rows`` are the offending row numbers (the first gives the place).
+
+        Without ``rows`` the table itself is wrong; ``first`` then is the row that shows it.
+        """
         if rows is None:
             self.structural = True
         else:
@@ -182,8 +192,12 @@ class _Report:
 
     def _market(self, row: int | None) -> str | None:
         names = [name for name in ("venue", "symbol") if name in self.data.column_names]
-        if row is None or not names:
+        if not names or not self.data.num_rows:
             return None
+        if row is None:  # the table as a whole: named when it holds one market only
+            if any(pc.count_distinct(self.data.column(name)).as_py() != 1 for name in names):
+                return None
+            row = 0
         return ":".join(str(self.data.column(name)[row].as_py()) for name in names)
 
 
@@ -258,9 +272,15 @@ def _cast(report: _Report, column: Column, data: pa.ChunkedArray) -> pa.Array | 
     report.add(
         "wrong-type",
         f"column '{column.name}' has type {array.type}; {target} is required{reason}",
-        f"convert it to {column.unit or column.kind} before writing",
+        f"store it as {target} ({column.unit or column.kind}) before writing",
+        first=_first_present(array),
     )
     return None
+
+
+def _first_present(array: pa.Array) -> int | None:
+    rows = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    return int(rows[0]) if rows.size else None
 
 
 def _widens(found: pa.DataType, kind: Kind) -> bool:
@@ -289,7 +309,34 @@ def _check_values(report: _Report, column: Column, array: pa.Array) -> pa.Array:
     if array.null_count and not column.nullable:
         rows = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
         report.add("null-value", f"column '{column.name}' may not be null", "fill or drop these rows", rows)
+    if column.kind == "time":
+        _check_times(report, column, array)
+    elif column.kind == "text":
+        _check_names_in(report, column, array)
     return array
+
+
+def _check_times(report: _Report, column: Column, array: pa.Array) -> None:
+    if array.null_count == len(array):
+        return
+    times = array.cast(pa.int64())
+    extremes = pc.min_max(times).as_py()
+    if extremes["min"] >= _EARLIEST and extremes["max"] < _LATEST:
+        return
+    rows = _true_rows(pc.or_(pc.less(times, _EARLIEST), pc.greater_equal(times, _LATEST)))
+    found = times[int(rows[0])].as_py()
+    shown = format_us(found) if 0 <= found < _LATEST else f"{found} microseconds"
+    message = f"column '{column.name}' has to lie between 2009 and 2200, found {shown}"
+    report.add("wrong-units", message, "times are microseconds UTC, not seconds, ms or ns", rows)
+
+
+def _check_names_in(report: _Report, column: Column, array: pa.Array) -> None:
+    encoded = array.dictionary_encode()
+    for bad in bad_names(report.spec, column.name, encoded.dictionary.to_pylist()):
+        chosen = pc.is_in(array, pa.array(sorted(bad.names), pa.string()))
+        rows = _true_rows(chosen)
+        message = f"column '{column.name}' {bad.rule}, found '{array[int(rows[0])].as_py()}'"
+        report.add(bad.code, message, bad.fix, rows)
 
 
 def _check_numbers(report: _Report, column: Column, values: AnyArray, missing: Bool1D) -> None:

@@ -82,7 +82,9 @@ class Lake:
         ------
         ContractError : the rows break the contract, or a row has the full key of a
             stored row and other values. Nothing is written.
+        DataError : the lake's path is a file, or a stored file is damaged.
         """
+        self._refuse_file()
         data = enforce(table, data)
         changed: list[tuple[LakePartition, pa.Table]] = []
         problems: list[Problem] = []
@@ -185,11 +187,16 @@ class Lake:
         return {part.relative: sha256_file(part.path) for part in parts}
 
     def _require_folder(self) -> None:
+        self._refuse_file()
         if not self.path.is_dir():
             raise DataError(
                 f"there is no lake at {self.path}",
                 fix="make one with 'riskml ingest', or pass the right --lake",
             )
+
+    def _refuse_file(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(f"{self.path} is a file; a lake is a folder", fix="pass another --lake")
 
     def _check_symbols(self, table: str, symbols: set[str] | None, partitions: list[LakePartition]) -> None:
         if symbols is None or contract(table).partition != "market":
@@ -219,8 +226,13 @@ def venue_order(venues: Collection[str]) -> list[str]:
     rank = {
         name: (1 if fact["kind"] == "generated" else -1, fact["preference"]) for name, fact in facts.items()
     }
-    usable = [name for name in venues if facts.get(name, {}).get("kind") not in ("spot", "aggregate")]
+    usable = [name for name in venues if facts.get(name, _guess(name))["kind"] not in ("spot", "aggregate")]
     return sorted(usable, key=lambda name: (*rank.get(name, (0, 0)), name))
+
+
+def _guess(venue: str) -> dict[str, str]:
+    """What a venue that the facts do not know is, by its name."""
+    return {"kind": "spot" if venue.endswith("_spot") else "perpetual"}
 
 
 def _window(table: str, start: TimeLike | None, end: TimeLike | None) -> Window:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import MAXYEAR, date
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -208,9 +208,13 @@ def _parse(spec: TableContract, path: Path) -> LakePartition | None:
     if spec.partition == "date":
         return LakePartition(path, spec.name, keys, date=stem[5:]) if _is_date(stem) else None
     year = stem.removeprefix("year=")
-    if not stem.startswith("year=") or not year.isdecimal():
+    if not stem.startswith("year=") or not _is_year(year):
         return None
     return LakePartition(path, spec.name, keys, year=int(year))
+
+
+def _is_year(text: str) -> bool:
+    return len(text) == 4 and text.isascii() and text.isdecimal() and 1 <= int(text) < MAXYEAR
 
 
 def _is_date(stem: str) -> bool:

@@ -297,15 +297,15 @@ class AccountSimulation:
             reduces = state.size[account, market] * self.orders[:, 2] < 0
             self.orders = self.orders[reduces & (rng.random(len(reduces)) > 0.03)]
         placed = []
-        for account in np.flatnonzero(rng.random(len(state.cash)) < 0.05).tolist():
-            held = np.flatnonzero(state.size[account])
+        for owner in np.flatnonzero(rng.random(len(state.cash)) < 0.05).tolist():
+            held = np.flatnonzero(state.size[owner])
             if len(held):
-                market = int(rng.choice(held))
-                size = state.size[account, market]
-                limit = price[market] * np.exp(np.sign(size) * rng.uniform(0.01, 0.06))
+                leg = int(rng.choice(held))
+                size = state.size[owner, leg]
+                limit = price[leg] * np.exp(np.sign(size) * rng.uniform(0.01, 0.06))
                 self.order_number += 1
                 amount = -float(_lot(0.5 * size)) or -size
-                placed.append((account, market, amount, float(_lot(limit)), self.order_number, 1.0))
+                placed.append((owner, leg, amount, float(_lot(limit)), self.order_number, 1.0))
         if placed:
             self.orders = np.concatenate((self.orders, np.array(placed)))
 

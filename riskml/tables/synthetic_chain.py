@@ -74,7 +74,7 @@ def simulate_chains(
     drivers = Drivers(
         hour_of_week=_hour_of_week(start_us, n_hours),
         outflow=np.repeat(outflow, 24),
-        stalled=stalled.any(axis=1),
+        stalled=np.asarray(stalled.any(axis=1)),
         crash_hour=crash_day * 24 + 14,
         aftershock_hour=after_day * 24 + 15,
     )
@@ -104,7 +104,7 @@ def _chain_history(rng: np.random.Generator, net: Float2D, stalled: Bool2D, cras
     noise = np.exp(np.cumsum(0.002 * rng.standard_normal((n_days, n_chains * n_coins)), axis=0))
     base = _SUPPLY_USD.ravel()
     rate = 0.045 + np.column_stack(
-        [autoregression(rng.standard_normal(n_days), 10, 0.015) for _ in range(n_chains * n_coins)]
+        [autoregression(rng.standard_normal((n_days,)), 10, 0.015) for _ in range(n_chains * n_coins)]
     )
     n_hours = len(stalled)
     peg = 1.0 + 0.0004 * np.column_stack(
@@ -179,10 +179,12 @@ def _with_restated(
     rng: np.random.Generator, day_end: TimeUs, names: dict[str, str], numbers: dict[str, Float1D]
 ) -> list[pa.Table]:
     """One source's rows, and one row in fifty once more, restated two days later."""
-    first = {key: round_significant(values, 7) for key, values in numbers.items()}
+    first: dict[str, object] = {key: round_significant(values, 7) for key, values in numbers.items()}
     rows = np.flatnonzero(rng.random(len(day_end)) < 0.02)
     factor = 1.0 + 0.02 * rng.standard_normal(len(rows))
-    again = {key: round_significant(values[rows] * factor, 7) for key, values in numbers.items()}
+    again: dict[str, object] = {
+        key: round_significant(values[rows] * factor, 7) for key, values in numbers.items()
+    }
     return [
         contract_table("flows", {"ts": day_end, "known_at": day_end + _LAG} | names | first, len(day_end)),
         contract_table(

@@ -7,7 +7,7 @@ import pytest
 
 from riskml.errors import DataError
 from riskml.learning import calibrate
-from riskml.learning.calibrate import PRIOR_SCALE, Calibration, fit_calibration
+from riskml.learning.calibrate import PRIOR_SCALE, Calibration, choose_calibration, fit_calibration, scores
 from riskml.risk import excursion
 
 HORIZONS = ("1h", "8h", "24h")
@@ -51,6 +51,31 @@ def test_a_short_sample_is_held_near_the_identity():
     )
     assert (short < long).all()
     assert short[2] < PRIOR_SCALE  # two windows of 24 h say next to nothing
+
+
+def test_a_calibration_is_kept_only_at_the_horizons_where_it_helps_later_rows():
+    sigma, nu, mae = simulate(8_000, log_scale=((0.3, 0.3), (0.3, 0.3), (0, 0)))
+    # At 8 h the law was wrong on the fit part alone: what was learnt there does harm after it.
+    mae[6_000:, :, 1] /= np.exp(0.3)
+    fit_rows = np.arange(8_000) < 6_000
+    kept = choose_calibration(sigma, nu, mae, HORIZONS, fit_rows, ~fit_rows)
+    everywhere = fit_calibration(sigma, nu, mae, HORIZONS)
+    assert everywhere.log_scale[1].min() > 0.15
+    assert kept.log_scale[1].tolist() == [0.0, 0.0]
+    assert kept.power[1] == 1.0
+    assert kept.log_scale[0] == pytest.approx(everywhere.log_scale[0])
+    assert kept.power[0] == pytest.approx(everywhere.power[0])
+
+
+def test_the_score_is_lowest_at_the_law_that_made_the_rows():
+    sigma, nu, mae = simulate(6_000, log_scale=((0.2, 0.2),) * 3)
+
+    def score(shift, power=1.0):
+        return scores(Calibration(np.full((3, 2), shift), np.full(3, power)), sigma, nu, mae)
+
+    best = score(0.2)
+    for other in (score(0.0), score(0.1), score(0.3), score(0.2, 1.15), score(0.2, 0.85)):
+        assert (other > best).all()
 
 
 def test_rows_with_nan_change_nothing():

@@ -11,9 +11,15 @@ import pytest
 
 from riskml.errors import DataError
 from riskml.learning import protocol
-from riskml.learning.account_measures import account_rows, read_margins
+from riskml.learning.account_measures import account_rows, history_end, read_margins
 from riskml.learning.baselines import fit_baselines
-from riskml.learning.evaluate import Evaluated, choose_markets, published_log_har, score_rows
+from riskml.learning.evaluate import (
+    Evaluated,
+    baseline_markets,
+    choose_markets,
+    published_log_har,
+    score_rows,
+)
 from riskml.learning.measures import measure
 from riskml.learning.protocol import EvaluationData
 from riskml.markets import Market
@@ -316,6 +322,11 @@ class TestPublishedLogHar:
 class TestMarkets:
     available = (Market("BTC", "binance"), Market("SOL", "binance"))
 
+    def test_no_baseline_is_fitted_on_a_market_that_no_fit_may_use(self):
+        known = {"BTC", "ETH", "LINK", "DOT"}
+        assert baseline_markets(["BTC", "LINK", "SOL", "ETH"], known, ["DOT"]) == ["BTC", "ETH"]
+        assert baseline_markets(["LINK"], known, ["DOT"]) == ["DOT"]
+
     def test_the_bundles_markets_that_the_lake_has_are_scored(self):
         assert choose_markets(ManifestStub(), self.available, None) == [Market("BTC", "binance")]
 
@@ -382,6 +393,19 @@ class TestAccounts:
         assert found["account_log_loss", "riskml"].value == pytest.approx(
             -np.mean(np.log([0.8, 0.9, 0.9, 0.9]))
         )
+
+    def test_an_hour_whose_horizon_leaves_the_history_has_no_outcome_and_is_left_out(self):
+        rows = [
+            (HOUR * k, "a", engine, 0.5, 10.0, False)
+            for k in range(30)
+            for engine in ("riskml", "hyperliquid")
+        ]
+        margins, events = self.margins(rows), self.liquidations((4 * HOUR, "a"))
+        margins = margins.append_column("p_liq_24h", margins["p_liq_1h"])
+        assert history_end(margins, 100 * HOUR) == 29 * HOUR + 1
+        assert history_end(margins, 20 * HOUR) == 20 * HOUR
+        found = account_rows(margins, events, ("1h", "24h"), end_us=history_end(margins, 100 * HOUR))
+        assert {(row.horizon, row.n) for row in found} == {("1h", 29), ("24h", 6)}
 
     def test_rows_in_sample_are_not_counted(self):
         rows = [

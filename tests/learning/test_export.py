@@ -1,4 +1,8 @@
-"""Export: the graphs say what the network says, bytes repeat, and nothing half-written stays."""
+"""Export: the graphs say what the network says, bytes repeat, and nothing half-written stays.
+
+Tracing a whole bundle takes half a minute, so these tests are slow; `test_small_graph` holds the same
+promises for a small network in the default run.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,7 @@ def bundle(run: Path) -> Path:
     return export_bundle(run, run.parent / "bundle")
 
 
+@pytest.mark.slow
 def test_a_bundle_is_complete_and_loads_in_the_scoring_runtime(bundle: Path) -> None:
     from riskml.scoring.session import load_bundle
 
@@ -49,6 +54,7 @@ def test_a_bundle_is_complete_and_loads_in_the_scoring_runtime(bundle: Path) -> 
     assert any(name.startswith("facts/") for name in manifest.files)
 
 
+@pytest.mark.slow
 def test_the_card_names_parts_figures_and_limits(bundle: Path) -> None:
     card = (bundle / "CARD.md").read_text(encoding="utf-8")
     manifest = read_manifest(bundle)
@@ -57,6 +63,7 @@ def test_the_card_names_parts_figures_and_limits(bundle: Path) -> None:
     assert "## Use and limits" in card
 
 
+@pytest.mark.slow
 def test_the_graphs_carry_no_local_path(bundle: Path) -> None:
     repository = str(Path(__file__).resolve().parents[2]).encode()
     for file in (bundle / "market.onnx", bundle / "account.onnx"):
@@ -74,6 +81,7 @@ def test_two_exports_are_byte_identical(run: Path, bundle: Path, tmp_path: Path)
         assert (second / name).read_bytes() == (bundle / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_graph_equals_the_network_on_inputs_other_than_the_traced(run: Path, bundle: Path) -> None:
     from riskml.learning.market_graph import check_parity, parity_cases
     from riskml.learning.runs import read_run
@@ -84,6 +92,7 @@ def test_the_graph_equals_the_network_on_inputs_other_than_the_traced(run: Path,
     assert check_parity(net, (bundle / "market.onnx").read_bytes()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_graph_is_finite_on_nan_and_infinity(run: Path, bundle: Path) -> None:
     from riskml.learning.market_graph import parity_cases, run_graph
     from riskml.learning.runs import read_run
@@ -98,6 +107,7 @@ def test_the_graph_is_finite_on_nan_and_infinity(run: Path, bundle: Path) -> Non
             assert np.isfinite(output).all(), name
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_refused(run: Path, bundle: Path) -> None:
     import torch
 
@@ -111,6 +121,7 @@ def test_a_graph_that_differs_is_refused(run: Path, bundle: Path) -> None:
         check_parity(net, (bundle / "market.onnx").read_bytes())
 
 
+@pytest.mark.slow
 def test_the_golden_account_case_reaches_the_far_tail(bundle: Path) -> None:
     with np.load(bundle / "golden.npz") as golden:
         probability = golden["account_output_liquidation_probability"]
@@ -133,6 +144,7 @@ def test_an_unfinished_run_leaves_no_bundle(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_export_keeps_the_earlier_bundle(
     run: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

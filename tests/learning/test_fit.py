@@ -62,9 +62,10 @@ def test_the_kept_epoch_is_no_worse_than_the_start_and_beats_the_log_har(first: 
     history = read_json(first.path / "metrics.json")["history"]
     assert [row["epoch"] for row in history] == [-1.0, 0.0, 1.0, 2.0]
     assert first.metrics["validation_loss"] == min(row["validation_loss"] for row in history)
-    assert first.metrics["validation_loss"] < history[0]["validation_loss"]
-    # the season and the signal that the plain log-HAR lacks are in the toy data by construction
-    assert first.metrics["train_qlike_1h_ratio"] < 0.9
+    # Over eight seeds the loss falls by 0.03 to 0.06, and the ratio ends between 0.87 and 0.91.
+    assert first.metrics["validation_loss"] < history[0]["validation_loss"] - 0.01
+    # The untrained network, which has the season of the toy data but not its signal, stands at 0.943.
+    assert first.metrics["train_qlike_1h_ratio"] < 0.93
 
 
 def test_the_same_seed_gives_the_same_files(toy: Any, first: Any, tmp_path: Path) -> None:
@@ -133,6 +134,37 @@ def test_a_loss_that_is_not_finite_ends_the_fit_and_keeps_the_checkpoint(
         fit(toy, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_weights_that_are_not_finite_after_the_last_step_end_the_fit_too(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from riskml.learning.module import MarketModule
+
+    def broken(self: MarketModule) -> None:
+        if self.current_epoch == RECIPE.training.epochs - 1:
+            self.average.sigma_constant.fill_(float("nan"))
+
+    monkeypatch.setattr(MarketModule, "on_validation_epoch_start", broken, raising=False)
+    with pytest.raises(DataError, match="validation loss is not finite after epoch 2"):
+        fit(toy, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_no_row_after_the_calibrate_part_or_across_a_seam_moves_a_calibration(toy: Any) -> None:
+    from riskml.learning.calibrate import choose_calibration
+
+    draw = np.random.default_rng(0)
+    sigma, nu = np.full((900, 2, 1, 2), 0.02), np.full((900, 2, 1), 4.0)
+    mae = 0.03 * np.abs(draw.standard_t(4.0, sigma.shape))
+    bars = np.arange(900)
+    parts = bars < 500, (bars >= 524) & (bars < 800)
+    one = choose_calibration(sigma, nu, mae, ("1h",), *parts)
+    mae[500:524], mae[800:] = 9.0, 9.0
+    other = choose_calibration(sigma, nu, mae, ("1h",), *parts)
+    assert one.log_scale[0].min() > 0.1
+    np.testing.assert_array_equal(one.log_scale, other.log_scale)
+    np.testing.assert_array_equal(one.power, other.power)
 
 
 def test_nothing_behind_data_end_is_read(toy: Any, first: Any, tmp_path: Path) -> None:

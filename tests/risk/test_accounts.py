@@ -107,3 +107,62 @@ def test_the_snapshot_time_is_kept() -> None:
         {**ACCOUNTS, "ts": np.array(["2024-01-01", "2024-01-01"], dtype="datetime64[us]")}
     )
     assert book.ts == 1_704_067_200_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": "1.0"}, r"table 'positions', row 0: column 'size' has to be a number, found '1.0'"),
+        ({"size": True}, r"column 'size' has to be a number, found True"),
+        ({"margin_mod": "isolated"}, r"no column 'margin_mod'. Did you mean 'margin_mode'"),
+    ],
+)
+def test_text_is_no_number_and_a_misspelt_column_is_not_left_out(
+    change: dict[str, Any], message: str
+) -> None:
+    position = {"venue": "sim", "symbol": "BTC", "size": 1.0, "mark_price": 50.0} | change
+    with pytest.raises(ContractError, match=message):
+        AccountBook.from_dicts([{"account_id": "a", "cash_usd": 1.0, "positions": [position]}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"isolated_margin_usd": np.inf}, r"isolated_margin_usd has to be finite and >= 0.* found inf"),
+        ({"isolated_margin_usd": -5.0}, r"isolated_margin_usd has to be finite and >= 0.* found -5"),
+        ({"entry_price": -1.0}, r"entry_price has to be a positive price, or NaN for unknown, found -1"),
+        ({"mark_price": -1.0, "entry_price": 1.0}, r"mark_price has to be a positive price, found -1"),
+        ({"size": 1e300}, r"size has to be worth less than 1e\+18 USD, found 1e\+300"),
+        ({"symbol": None}, r"symbol has to be a name"),
+    ],
+)
+def test_a_position_that_no_requirement_can_be_made_from_is_named(
+    change: dict[str, Any], message: str
+) -> None:
+    position = {"venue": "sim", "symbol": "BTC", "size": 1.0, "mark_price": 50.0} | change
+    with pytest.raises(DataError, match=message):
+        AccountBook.from_dicts([{"account_id": "a", "cash_usd": 1.0, "positions": [position]}])
+
+
+@pytest.mark.parametrize("value", [np.inf, -1.0])
+def test_a_venues_maintenance_has_to_be_an_amount(value: float) -> None:
+    with pytest.raises(DataError, match=r"row 0: maintenance_margin_usd has to be finite and >= 0"):
+        AccountBook.from_dicts([{"account_id": "a", "cash_usd": 1.0, "maintenance_margin_usd": value}])
+
+
+def test_reduce_only_is_a_boolean_because_the_text_false_is_true() -> None:
+    order = {"venue": "sim", "symbol": "BTC", "size": 1.0, "price": 50.0, "reduce_only": "False"}
+    with pytest.raises(ContractError, match=r"table 'orders', row 0: column 'reduce_only' has to be a bool"):
+        AccountBook.from_dicts([{"account_id": "a", "cash_usd": 1.0, "orders": [order]}])
+
+
+def test_an_order_without_a_price_is_refused() -> None:
+    order = {"venue": "sim", "symbol": "BTC", "size": 1.0, "price": np.nan}
+    with pytest.raises(DataError, match=r"table 'orders', market 'BTC', row 0: price has to be a positive"):
+        AccountBook.from_dicts([{"account_id": "a", "cash_usd": 1.0, "orders": [order]}])
+
+
+@pytest.mark.parametrize("accounts", [[1], [{"account_id": "a", "cash_usd": 1.0, "positions": "BTC"}]])
+def test_an_account_that_is_no_dict_of_lists_is_refused(accounts: list[Any]) -> None:
+    with pytest.raises(ContractError, match=r"has to be a (dict|list of dicts)"):
+        AccountBook.from_dicts(accounts)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskml.errors import ConfigError, DataError
+from riskml.facts import load_facts
 from riskml.risk import AccountBook, Decisions, Forecast, MarginPolicy, decide, numpy_law, reason_names
 from riskml.risk.decisions import Conditions
 from riskml.risk.excursion import MAX_DISTANCE
@@ -201,7 +202,7 @@ def test_the_barrier_is_named_and_moves_with_the_venues_maintenance() -> None:
     assert engine.barrier_margin_usd[0] == pytest.approx(600.0)
     with pytest.raises(DataError, match=r"row 0: account 'a' has no maintenance_margin_usd"):
         _decide(_account(8_000.0, position), policy=MarginPolicy(barrier="venue"))
-    with pytest.raises(ConfigError, match="no margin engine 'hyperliqid'. Did you mean 'hyperliquid'"):
+    with pytest.raises(ConfigError, match="there is no barrier 'hyperliqid'. Did you mean 'hyperliquid'"):
         _decide(_account(8_000.0, position), policy=MarginPolicy(barrier="hyperliqid"))
 
 
@@ -311,3 +312,66 @@ def test_degraded_and_stressed_markets_are_named() -> None:
     )
     assert {"degraded-forecast", "market-stress", "rate-limited"} <= set(_reasons(decisions))
     assert decisions.action[0] >= 1
+
+
+def test_a_position_of_size_zero_is_no_position() -> None:
+    decisions = _decide(_account(100.0, _position("BTC", 0.0, 60_000.0)))
+    assert decisions.maintenance_margin_usd[0] == decisions.liquidation_probability[0, 2] == 0.0
+    assert _reasons(decisions) == ["no-position", "no-collateral"]
+
+
+def test_a_book_without_accounts_gives_no_decisions() -> None:
+    assert len(_decide()) == 0
+
+
+def test_two_unknown_markets_do_not_hedge_each_other() -> None:
+    one = _decide(_account(100.0, _position("AAA", 100.0, 1.0)))
+    two = _decide(_account(100.0, _position("AAA", 100.0, 1.0), _position("BBB", -100.0, 1.0)))
+    assert two.liquidation_probability[0, 0] > one.liquidation_probability[0, 0]
+    assert two.initial_margin_usd[0] > one.initial_margin_usd[0]
+    assert [symbol for symbol, *_ in two.contributions.of(0)] == ["AAA", "BBB"]
+
+
+def test_correlation_stress_is_named_where_it_raises_the_requirement() -> None:
+    hedged = _account(5_000.0, _position("BTC", 1.0, 60_000.0), _position("ETH", 20.0, 3_000.0), name="a")
+    single = _account(5_000.0, _position("BTC", 1.0, 60_000.0), name="b")
+    with_stress = _decide(hedged, single)
+    assert "correlation-stress" in _reasons(with_stress, 0)
+    assert "correlation-stress" not in _reasons(with_stress, 1)
+    assert "correlation-stress" not in _reasons(_decide(hedged, policy=MarginPolicy(correlation_stress=0.0)))
+
+
+def test_liquidity_is_a_reason_only_where_it_matters() -> None:
+    account = _account(9_000.0, _position("BTC", 1.0, 60_000.0))
+    assert "size-against-liquidity" not in _reasons(_decide(account, liquidity_usd={"BTC": 1e10}))
+    assert "size-against-liquidity" in _reasons(_decide(account, liquidity_usd={"BTC": 1e5}))
+
+
+def test_a_live_price_that_blows_up_a_position_is_refused() -> None:
+    account = _account(100.0, _position("BTC", 1.0, 60_000.0))
+    with pytest.raises(DataError, match=r"market 'BTC', row 0: the row is worth 1e\+200 USD at the current"):
+        _decide(account, prices={"BTC": 1e200})
+
+
+def test_the_haircut_uses_the_chains_facts_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {
+        "chain": {
+            "slow": [
+                {"valid_from": "2020-01-01", "transfer_s": 3_600, "staleness_s": 86_400},
+                {"valid_from": "2025-01-01", "transfer_s": 36_000, "staleness_s": 86_400},
+            ],
+            "late": [{"valid_from": "2025-01-01", "transfer_s": 60, "staleness_s": 86_400}],
+        },
+        "venue_home": {"sim": HOME},
+    }
+    assets = load_facts("assets")
+    monkeypatch.setattr(
+        "riskml.risk.collateral.load_facts", lambda name: facts if name == "chains" else assets
+    )
+    policy = MarginPolicy(remote_haircut_per_hour=0.01, remote_haircut_cap=0.2)
+    values = []
+    for chain in ("slow", "late", "nowhere"):
+        held = {"chain": chain, "asset": "USDC", "amount": 100.0, "price_usd": 1.0}
+        account = _account(0.0, _position("BTC", 0.001, 60_000.0), collateral=[held])
+        values.append(float(_decide(account, policy=policy).collateral_usd[0]))
+    assert values == pytest.approx([99.0, 80.0, 80.0])

@@ -71,7 +71,7 @@ def test_reference_scales_align_by_name_and_fall_back_to_the_star() -> None:
 
 @pytest.mark.parametrize(
     ("usd", "expected"),
-    [(1.0, 1.0), (1.001, 1.01), (0.0, 0.0), (2.675, 2.68), (0.1 + 0.2, 0.3), (1e9 + 0.001, 1e9)],
+    [(1.0, 1.0), (1.001, 1.01), (0.0, 0.0), (2.675, 2.68), (0.1 + 0.2, 0.3), (1e9 + 0.001, 1e9 + 0.01)],
 )
 def test_cents_are_rounded_up_but_float_noise_is_not(usd: float, expected: float) -> None:
     assert float(round_up_cents(np.array([usd]))[0]) == expected

@@ -36,8 +36,7 @@ LEVEL_FEATURE = "log_ewm_variance_24h"
 MISSING_LOG_VARIANCE = -9.0
 
 
-def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS) -> bytes:
-    """The bytes of a small ``market.onnx`` over the given features."""
+def _constants(feature_names: list[str], horizons: tuple[str, ...]) -> dict[str, np.ndarray]:
     n_features = len(feature_names)
     defaults = np.zeros(n_features, dtype=np.float32)
     defaults[feature_names.index(LEVEL_FEATURE)] = MISSING_LOG_VARIANCE
@@ -47,7 +46,7 @@ def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS)
     window[feature_names.index("return_1h")] = -0.05
     loading_columns = [feature_names.index(f"factor_loading_{k}") for k in (1, 2)]
     log_bars = np.log([duration_bars(horizon, "1h") for horizon in horizons]).astype(np.float32)
-    constants: dict[str, np.ndarray] = {
+    return {
         "defaults": defaults,
         "level": level,
         "window": window,
@@ -66,8 +65,11 @@ def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS)
         "axis_markets": np.array([0], dtype=np.int64),
         "axis_end": np.array([-1], dtype=np.int64),
     }
+
+
+def _nodes() -> list[onnx.NodeProto]:
     node = helper.make_node
-    nodes = [
+    return [
         node("Where", ["feature_mask", "features", "defaults"], ["filled"]),
         node("Gather", ["filled", "last"], ["newest"], axis=1),
         node("MatMul", ["newest", "level"], ["own_level"]),
@@ -97,10 +99,14 @@ def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS)
         node("Gather", ["newest", "columns"], ["raw_loadings"], axis=1),
         node("Clip", ["raw_loadings", "low", "high"], ["loadings"]),
     ]
-    shape = ["n_markets", "n_bars", n_features]
+
+
+def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS) -> bytes:
+    """The bytes of a small ``market.onnx`` over the given features."""
+    shape = ["n_markets", "n_bars", len(feature_names)]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes,
+        _nodes(),
         "tiny_market",
         [
             value("features", TensorProto.FLOAT, shape),
@@ -114,7 +120,10 @@ def market_graph(feature_names: list[str], horizons: tuple[str, ...] = HORIZONS)
             value("stress", TensorProto.FLOAT, ["n_markets", len(horizons)]),
             value("loadings", TensorProto.FLOAT, ["n_markets", 2]),
         ],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+        [
+            numpy_helper.from_array(np.asarray(array), name)
+            for name, array in _constants(feature_names, horizons).items()
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from riskml.errors import ConfigError
 from riskml.markets import Market
 from riskml.risk.reasons import REASONS
 from riskml.scoring import AccountBook, MarginPolicy, load_bundle
@@ -122,3 +123,18 @@ def test_arrays_bring_everything_back(bundle: LoadedBundle) -> None:
     assert second.forecast.degraded_reasons == ("", "stale-input")
     one, other = first.decide(book, slot(2), {}), second.decide(book, slot(2), {})
     np.testing.assert_array_equal(one.initial_margin_usd, other.initial_margin_usd)
+
+
+@pytest.mark.parametrize(("apc", "named"), [("none", False), ("a", True), ("b", True), ("c", True)])
+def test_anti_procyclicality_is_named_where_it_raises_maintenance(
+    bundle: LoadedBundle, apc: str, named: bool
+) -> None:
+    requirements = Requirements(bundle, MarginPolicy(apc=apc, stressed_floor=0.0))  # type: ignore[arg-type]
+    requirements.take(bar(0, 0.001, 0.001), MARKETS)
+    decisions = requirements.decide(account(position("BTC", 10_000.0)), slot(0), {})
+    assert bool(int(decisions.reasons[0]) >> REASONS.index("anti-procyclical") & 1) == named
+
+
+def test_a_policy_horizon_that_the_bundle_lacks_is_refused_at_once(bundle: LoadedBundle) -> None:
+    with pytest.raises(ConfigError, match=r"initial_horizon is '12h'; the bundle forecasts 1h, 8h, 24h"):
+        Requirements(bundle, MarginPolicy(initial_horizon="12h"))

@@ -324,7 +324,10 @@ def test_trades_open_reduce_and_flip_positions(warm: Scorer) -> None:
             r"market 'DOGE', row 0: the trade has no positive price",
         ),
         ({"account_id": "long", "venue": "sim", "symbol": "BTC"}, r"the trade has no 'size'"),
-        ({"account_id": "long", "venue": "sim", "symbol": "BTC", "size": np.nan}, r"size has to be finite"),
+        (
+            {"account_id": "long", "venue": "sim", "symbol": "BTC", "size": np.nan},
+            r"size has to be a finite number",
+        ),
     ],
 )
 def test_a_trade_that_cannot_be_done_is_refused(
@@ -338,3 +341,23 @@ def test_a_trade_that_cannot_be_done_is_refused(
 def test_a_shock_that_leaves_no_price_is_refused(warm: Scorer, book: AccountBook, shock: object) -> None:
     with pytest.raises(DataError, match=r"a shock has to be a fraction above -1"):
         warm.what_if(book, shock=shock)
+
+
+def test_the_venues_maintenance_goes_with_what_a_trade_makes_of_the_position(warm: Scorer) -> None:
+    account = {"account_id": "a", "cash_usd": 1_000.0, "maintenance_margin_usd": 100.0}
+    held = AccountBook.from_dicts([account | {"positions": [position("BTC", 5_000.0)]}])
+    size = float(held.positions.size[0])
+    more = [{"account_id": "a", "venue": "sim", "symbol": "BTC", "size": 3.0 * size}]
+    before, after = warm.what_if(held), warm.what_if(held, more)
+    assert after.barrier_margin_usd[0] == pytest.approx(4.0 * before.barrier_margin_usd[0])
+
+
+@pytest.mark.parametrize("price", ["1.0", None, True])
+def test_a_price_that_is_no_number_is_refused_like_a_bad_one(warm: Scorer, price: object) -> None:
+    with pytest.raises(DataError, match=r"market 'BTC': a price has to be positive and finite"):
+        warm.on_price("BTC", price, slot(N_HISTORY))  # type: ignore[arg-type]
+
+
+def test_a_shock_of_an_unknown_market_is_refused(warm: Scorer, book: AccountBook) -> None:
+    with pytest.raises(DataError, match=r"the shock names 'BTCUSDT', which is no market here"):
+        warm.what_if(book, shock={"BTCUSDT": -0.2})

@@ -47,11 +47,14 @@ def _arrivals(lake):
     return tables
 
 
-def test_a_scorer_that_sees_rows_arrive_computes_the_same_features(lake, markets, end):
-    bar = duration_us(INTERVAL)
-    n_bars = 12
-    panel = load_panel(lake, markets, INTERVAL, end - n_bars * bar, end)
-    lookback = lookback_bars(CATALOG, INTERVAL)
+@pytest.mark.parametrize("interval", ["1d", pytest.param("4h", marks=pytest.mark.slow)])
+def test_a_scorer_that_sees_rows_arrive_computes_the_same_features(interval, tmp_path):
+    generate_sample(tmp_path / "lake", days=260, markets=3, accounts=2, interval=interval)
+    lake, bar, n_bars = Lake(tmp_path / "lake"), duration_us(interval), 12
+    markets = lake.markets(interval)
+    end = int(lake.read("bars", columns=["ts"])["ts"].cast(pa.int64()).to_numpy().max()) - 5 * bar
+    panel = load_panel(lake, markets, interval, end - n_bars * bar, end)
+    lookback = lookback_bars(CATALOG, interval)
     names = input_names(CATALOG)
     tables, seen = _arrivals(lake), dict.fromkeys(SERIES_TABLES, 0)
     store = SeriesStore()
@@ -64,15 +67,15 @@ def test_a_scorer_that_sees_rows_arrive_computes_the_same_features(lake, markets
             store.append(table, fresh)
             seen[table] = known
         store.prune(ts - max_staleness_us() - bar)
-        slot = assemble_inputs(store, slots[place : place + 1], markets, interval=INTERVAL, names=names)
+        slot = assemble_inputs(store, slots[place : place + 1], markets, interval=interval, names=names)
         for name in names:
             ring[name][place] = slot[name][0]
     for row in range(n_bars):
         stop = len(slots) - n_bars + row + 1
         window = {name: values[stop - lookback : stop] for name, values in ring.items()}
-        live = evaluate_features(CATALOG, window, slots[stop - lookback : stop], interval=INTERVAL, tail=1)
+        live = evaluate_features(CATALOG, window, slots[stop - lookback : stop], interval=interval, tail=1)
         np.testing.assert_allclose(live[0], panel.features[row], rtol=1e-9, atol=1e-12)
-    assert np.isfinite(panel.features).mean() > 0.95
+    assert np.isfinite(panel.features).mean() > 0.9
 
 
 def test_a_panel_of_a_part_equals_that_part_of_the_panel(lake, markets, end):

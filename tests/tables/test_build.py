@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from riskml.errors import ConfigError, DataError
@@ -73,8 +75,32 @@ def test_another_range_gives_the_same_values_where_both_are(lake, built, tmp_pat
     build_dataset(lake, tmp_path / "part", interval=INTERVAL, horizons=HORIZONS, start=start, end=end)
     part = read_dataset(tmp_path / "part")
     rows = slice(200, 200 + (end - start) // bar)
-    for name in ("features", "close", "mae", "variance", "stress"):
+    for name in ("features", "close"):
         np.testing.assert_array_equal(getattr(part, name), getattr(data, name)[rows])
+    for name in ("mae", "variance", "stress"):
+        found, whole = getattr(part, name), getattr(data, name)[rows]
+        for place, bars in enumerate((1, 2, 6)):
+            np.testing.assert_array_equal(found[:-bars, :, place], whole[:-bars, :, place])
+            # a window that leaves the range is not known, although the lake goes on
+            assert np.isnan(found[-bars:, :, place]).all()
+            assert np.isfinite(whole[-bars:, :, place]).any()
+
+
+def test_nothing_at_or_after_the_end_changes_the_dataset(lake, built, tmp_path):
+    from pathlib import Path
+
+    _, data = built
+    start, end = int(data.ts[-60]), int(data.ts[-30])
+    longer, cut = tmp_path / "longer", tmp_path / "cut"
+    build_dataset(lake, longer, interval=INTERVAL, horizons=HORIZONS, start=start, end=end)
+    shorter = Lake(tmp_path / "lake")
+    for table in lake.tables():
+        rows = lake.read(table)
+        if "ts" in rows.column_names:
+            rows = rows.filter(pc.less(rows["ts"], pa.scalar(end, pa.timestamp("us", tz="UTC"))))
+        shorter.write(table, rows)
+    build_dataset(shorter, cut, interval=INTERVAL, horizons=HORIZONS, start=start, end=end)
+    assert _files(Path(cut)) == _files(Path(longer))
 
 
 @pytest.mark.slow

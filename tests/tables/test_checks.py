@@ -162,8 +162,24 @@ def test_open_interest_in_base_units_passes(lake, rows):
 
 
 def test_times_in_milliseconds_read_as_microseconds_are_found(lake, rows):
-    lake.write("bars", rows.bars(moving(30), start=rows.T0 // 1000 // HOUR * HOUR))
-    assert ("wrong-units", "bars/venue=binance/symbol=BTC/year=1970.parquet") in found(lake)
+    path = lake.path / "bars/venue=binance/symbol=BTC/year=1970.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(rows.bars(moving(30), start=rows.T0 // 1000), path)
+    assert {code for code, _ in found(lake)} == {"wrong-units"}
+
+
+def test_a_folder_without_a_table_is_an_error(lake):
+    lake.path.mkdir()
+    report = check_lake(lake)
+    assert [problem.code for problem in report.errors] == ["no-table"]
+
+
+def test_a_bar_length_that_is_none_and_an_impossible_year_are_found(lake, rows):
+    path = lake.path / BTC
+    path.parent.mkdir(parents=True)
+    pq.write_table(rows.bars(moving(30), interval="1hour"), path)
+    pq.write_table(rows.bars(moving(30)), path.with_name("year=55970.parquet"))
+    assert [code for code, _ in found(lake)] == ["foreign-file", "wrong-interval"]
 
 
 def test_bars_off_their_grid_and_a_close_outside_its_bar_are_found(lake, rows):

@@ -9,6 +9,7 @@ import pytest
 from riskml.contracts import CONTRACTS
 from riskml.errors import ContractError
 from riskml.tables.contracts import as_arrays, drop_invalid, enforce, from_arrays, schema
+from riskml.units import HOUR
 
 
 def codes(error: ContractError) -> list[str]:
@@ -80,6 +81,16 @@ def test_a_wrong_type_is_refused_and_says_what_is_required(rows):
     with pytest.raises(ContractError, match="'volume' has type string; double is required") as caught:
         enforce("bars", data)
     assert codes(caught.value) == ["wrong-type"]
+    assert (caught.value.market, caught.value.row) == ("binance:BTC", 0)
+
+
+def test_a_missing_column_names_the_market_when_there_is_one_only(rows):
+    one = rows.bars([100.0, 101.0]).drop_columns(["close"])
+    two = pa.concat_tables([one, rows.bars([7.0], symbol="ETH").drop_columns(["close"])])
+    for data, market in ((one, "binance:BTC"), (two, None)):
+        with pytest.raises(ContractError, match="'close' .* is required and missing") as caught:
+            enforce("bars", data)
+        assert caught.value.market == market
 
 
 def test_a_time_that_would_lose_nanoseconds_is_refused(rows):
@@ -106,6 +117,68 @@ def test_bad_values_are_refused_with_their_row_and_market(rows, column, values, 
     assert code in codes(caught.value)
     assert caught.value.row == row
     assert caught.value.market.startswith("binance:")
+
+
+@pytest.mark.parametrize(
+    ("factor", "shown"),
+    [
+        (1e-6, "1970-01-01T00:28:24Z"),
+        (1e-3, "1970-01-20T17:21:10Z"),
+        (1e3, "1704070800000000000 microseconds"),
+    ],
+    ids=["seconds", "milliseconds", "nanoseconds"],
+)
+def test_times_in_another_unit_are_refused_with_their_row(rows, factor, shown):
+    other = rows.times([int((rows.T0 + HOUR) * factor)] * 2)
+    with pytest.raises(ContractError, match="binance:BTC.*row 0: .*between 2009 and 2200") as caught:
+        enforce("bars", rows.bars([100.0, 101.0], ts=other).slice(0, 1))
+    assert codes(caught.value)[0] == "wrong-units"
+    assert shown in caught.value.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("column", "name", "code"),
+    [
+        ("interval", "1hour", "wrong-interval"),
+        ("interval", "", "wrong-interval"),
+        ("symbol", "BTCUSD_PERP", "inverse-contract"),
+        ("symbol", "XBTUSD", "inverse-contract"),
+        ("symbol", "BTC-USD-SWAP", "inverse-contract"),
+        ("symbol", "", "empty-name"),
+        ("venue", "", "empty-name"),
+    ],
+)
+def test_names_that_mean_nothing_or_an_inverse_contract_are_refused(rows, column, name, code):
+    good = "1h" if column == "interval" else "kPEPE"
+    data = rows.bars([100.0, 101.0, 102.0])
+    names = pa.array([good, name, good])
+    data = data.set_column(data.column_names.index(column), column, names)
+    with pytest.raises(ContractError, match=f"row 1: column '{column}'") as caught:
+        enforce("bars", data)
+    assert code in codes(caught.value)
+
+
+@pytest.mark.parametrize("symbol", ["BTC", "kPEPE", "BTC-USDC", "FDUSD", "TUSD", "USDe", "1INCH"])
+def test_names_of_linear_contracts_pass(rows, symbol):
+    assert enforce("bars", rows.bars([100.0], symbol=symbol)).num_rows == 1
+
+
+def test_an_instrument_that_says_inverse_is_refused(rows):
+    instrument = {
+        "ts": rows.times([rows.T0]),
+        "known_at": rows.times([rows.T0]),
+        "venue": ["bitmex"],
+        "symbol": ["BTC"],
+        "base": ["BTC"],
+        "quote": ["USD"],
+        "settle_asset": ["BTC"],
+        "contract_multiplier": [1.0],
+    }
+    with pytest.raises(ContractError, match="bitmex:BTC.*row 0: column 'kind' may not be inverse") as caught:
+        enforce("instruments", pa.table(instrument | {"kind": ["inverse"]}))
+    assert codes(caught.value) == ["inverse-contract"]
+    with pytest.raises(ContractError, match="column 'kind' has to be linear or spot, found 'option'"):
+        enforce("instruments", pa.table(instrument | {"kind": ["option"]}))
 
 
 def test_a_null_key_is_refused(rows):

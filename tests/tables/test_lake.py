@@ -245,3 +245,19 @@ def test_markets_are_found_in_files_that_mix_intervals_in_one_row_group(lake, ro
     assert lake.markets("1h") == [Market("BTC", "binance")]
     assert lake.markets("4h") == []
     assert lake.read("bars", interval="5m").num_rows == 1
+
+
+def test_a_file_in_place_of_the_lake_is_refused_and_stays(tmp_path, rows):
+    (tmp_path / "lake").write_text("kept")
+    lake = Lake(tmp_path / "lake")
+    with pytest.raises(DataError, match="is a file; a lake is a folder"):
+        lake.write("bars", rows.bars([100.0]))
+    with pytest.raises(DataError, match="is a file; a lake is a folder"):
+        lake.read("bars")
+    assert (tmp_path / "lake").read_text() == "kept"
+
+
+def test_a_spot_venue_that_the_facts_do_not_know_is_no_reference(lake, rows):
+    for venue in ("new_venue_spot", "new_venue"):
+        lake.write("bars", rows.bars([100.0], venue=venue))
+    assert lake.markets("1h") == [Market("BTC", "new_venue")]

@@ -205,24 +205,29 @@ class MarketNet(nn.Module):
         inputs = standard.clamp(-FEATURE_CLIP, FEATURE_CLIP)
         if keep is not None:
             inputs = inputs * keep[:, None, None, :]
-        present = valid[..., list(self.roles.har)].any(dim=-1) & market_mask[:, :, None]
+        present = valid[..., list(self.roles.har)].any(dim=-1)
+        pooled = present[:, :, context:] & market_mask[:, :, None]
 
         skip = self.har(last[..., list(self.roles.har)].clamp(-SKIP_CLIP, SKIP_CLIP))
         skip = skip + self._season(features[:, :, context:], valid[:, :, context:])
         static = inputs[:, :, context:, list(self.roles.static)]
-        delta = self._delta(inputs, static, present)
+        delta = self._delta(inputs, static, present, pooled)
         return self._assemble(skip, delta)
 
-    def _delta(self, inputs: Tensor, static: Tensor, present: Tensor) -> Tensor:
-        """What the network adds, [n_chunks, n_markets, n_positions, 5 n_horizons]."""
+    def _delta(self, inputs: Tensor, static: Tensor, present: Tensor, pooled: Tensor) -> Tensor:
+        """What the network adds, [n_chunks, n_markets, n_positions, 5 n_horizons].
+
+        ``present`` says where a market has a bar, ``pooled`` where it counts in the mean. They are
+        two, so that a market outside the pool is read like any other.
+        """
         n_chunks, n_markets = inputs.shape[0], inputs.shape[1]
         sequence = torch.cat([inputs @ self.sequence_map, present.unsqueeze(-1).to(inputs.dtype)], dim=-1)
         encoded = self.tcn(sequence.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
         encoded = encoded.reshape(n_chunks, n_markets, -1, self.spec.channels)
         own = torch.cat([static, encoded], dim=-1)
-        weight = present[:, :, self.receptive_field - 1 :].unsqueeze(-1).to(own.dtype)
-        pooled = (own * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
-        hidden = self.joint(torch.cat([own, pooled.expand_as(own)], dim=-1))
+        weight = pooled.unsqueeze(-1).to(own.dtype)
+        mean = (own * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
+        hidden = self.joint(torch.cat([own, mean.expand_as(own)], dim=-1))
         return self.head(self.dropout(nn.functional.silu(hidden))) + self.direct(static)
 
     def _assemble(self, skip: Tensor, delta: Tensor) -> MarketLaw:

@@ -140,10 +140,11 @@ def _symbols(coins: pa.ChunkedArray, venue: str) -> pa.Array:
 
 def _with_positions(file: VendorFile, rows: pd.DataFrame) -> pd.DataFrame:
     """Add ``held_side`` and ``held_usd`` of the latest hourly position before each liquidation."""
-    path = file.path.with_name("position_hourly.parquet")
-    if not path.is_file():
+    paths = sorted(file.path.parent.glob("position_hourly*.parquet"))
+    if not paths:
         return rows.assign(held_side=np.nan, held_usd=np.nan)
-    held = pq.read_table(path, columns=["time", "user", "coin", "side", "notional_usd"]).to_pandas()
+    names = ["time", "user", "coin", "side", "notional_usd"]
+    held = pa.concat_tables([pq.read_table(path, columns=names) for path in paths]).to_pandas()
     held = held.rename(columns={"coin": "coins", "side": "held_side", "notional_usd": "held_usd"})
     merged = pd.merge_asof(
         rows.sort_values("time"),

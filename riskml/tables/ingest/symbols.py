@@ -13,13 +13,15 @@ from typing import Any
 
 from riskml.errors import ContractError, Problem
 from riskml.facts import load_facts
+from riskml.tables.names import INVERSE
 
-_INVERSE = re.compile(r"[A-Z0-9][-_/]?USD(?:_?PERP|[-_]SWAP|[-_]\d{6}|[FGHJKMNQUVXZ]\d\d)(?:\.[A-Z0-9]+)?$")
-"""Perpetuals and dated futures quoted in plain USD: BTCUSD_PERP, BTC-USD-SWAP, BTCUSDM24."""
 _SEPARATED = re.compile(r"[A-Za-z0-9]+[-_/]USD")
 _DECORATION = re.compile(r"(?:[-_](?:PERP|SWAP|PERPETUAL))$")
 _SEPARATORS = "-_/"
-_ASSET = re.compile(r"[A-Za-z0-9]{1,24}")
+_ASSET = re.compile(r"[^\W_]{1,24}")
+"""Letters and digits of any script: venues list assets by Chinese names too."""
+_SETTLED = re.compile(r":[A-Z0-9]+$")
+"""Settle asset behind a colon (BTC/USDT:USDT). A market of a venue's sub-exchange has its colon in front."""
 _UNKNOWN_VENUE_QUOTES = ("USDT", "USDC", "USD")
 
 
@@ -54,8 +56,9 @@ def parse_symbol(vendor_symbol: str, venue: str) -> Instrument:
         not say what is traded (``unknown-symbol``).
     """
     facts = load_facts("venues")["venue"].get(venue, {})
-    name = _DECORATION.sub("", vendor_symbol.split(":")[0])
-    if _is_inverse(vendor_symbol, facts):
+    name = _DECORATION.sub("", _SETTLED.sub("", vendor_symbol) if "/" in vendor_symbol else vendor_symbol)
+    spot = is_spot(venue)
+    if not spot and _is_inverse(vendor_symbol, facts):
         raise _refuse(
             "inverse-contract",
             venue,
@@ -83,16 +86,26 @@ def parse_symbol(vendor_symbol: str, venue: str) -> Instrument:
         quote,
         facts.get("settle_asset", quote) if plain else quote,
         multiplier,
-        "spot" if facts.get("kind") == "spot" else "linear",
+        "spot" if spot else "linear",
         vendor_symbol,
     )
+
+
+def is_spot(venue: str) -> bool:
+    """Whether a venue trades spot: by the facts, or, when they do not know it, by its name.
+
+    >>> is_spot("binance_spot"), is_spot("never_seen_spot"), is_spot("binance")
+    (True, True, False)
+    """
+    facts = load_facts("venues")["venue"].get(venue)
+    return venue.endswith("_spot") if facts is None else facts["kind"] == "spot"
 
 
 def _is_inverse(name: str, facts: dict[str, Any]) -> bool:
     """A contract quoted in plain USD settles in the coin, but on venues that settle in a stablecoin."""
     if name.endswith("-PERPETUAL"):
         return "USD" not in name.removesuffix("-PERPETUAL")
-    if _INVERSE.search(name):
+    if INVERSE.search(name):
         return True
     bare = bool(facts.get("bare_names"))
     if _SEPARATED.fullmatch(name):

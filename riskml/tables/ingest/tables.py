@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from riskml.contracts import CONTRACTS, contract
+from riskml.contracts import CONTRACTS
 from riskml.errors import ContractError, DataError, Problem, nearest
-from riskml.tables.contracts import arrow_type, enforce
+from riskml.tables.contracts import enforce
+from riskml.tables.ingest.csv_file import read_csv
 from riskml.tables.ingest.report import IngestReport, Progress
 from riskml.tables.ingest.vendor_file import Skip
 from riskml.tables.lake import Lake
@@ -27,7 +27,7 @@ def ingest_tables(path: Path, lake: Lake, progress: Progress | None = None) -> I
 
     Raises
     ------
-    DataError : the path holds no table, or a file is truncated.
+    DataError : the path holds no table or no row, or a file is truncated.
     ContractError : a file breaks its contract. Nothing is written; every file's problems
         are in the error.
     """
@@ -38,7 +38,7 @@ def ingest_tables(path: Path, lake: Lake, progress: Progress | None = None) -> I
     for table, file in files:
         where = file.relative_to(path if path.is_dir() else path.parent).as_posix()
         try:
-            by_table.setdefault(table, []).append(enforce(table, _read(table, file), where=where))
+            by_table.setdefault(table, []).append(enforce(table, _read(table, file, where), where=where))
         except ContractError as error:
             problems += error.problems
         except DataError as error:
@@ -49,6 +49,9 @@ def ingest_tables(path: Path, lake: Lake, progress: Progress | None = None) -> I
     if problems:
         raise ContractError.from_problems(problems, f"{path} does not follow the contracts")
     counts = {"files": len(files), "files_skipped": len(skipped), "rows_added": 0, "rows_unchanged": 0}
+    if not any(data.num_rows for parts in by_table.values() for data in parts):
+        fix = "write rows into the files"
+        raise DataError(f"{path} holds no row", table=files[0][0], fix=fix)
     whole = {table: enforce(table, pa.concat_tables(parts)) for table, parts in by_table.items()}
     for done, (table, data) in enumerate(whole.items(), 1):
         result = lake.write(table, data)
@@ -91,31 +94,14 @@ def _find(path: Path) -> tuple[list[tuple[str, Path]], list[Skip]]:
     return files, skipped
 
 
-def _read(table: str, file: Path) -> pa.Table:
+def _read(table: str, file: Path, where: str) -> pa.Table:
     try:
         if file.suffix == ".csv":
-            return _read_csv(table, file)
+            return read_csv(table, file, where)
         with pq.ParquetFile(file) as handle:
             return handle.read(use_threads=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         message = f"{file} cannot be read as {file.suffix[1:]}: {str(error).splitlines()[0]}"
         fix = "write the file again"
-        problem = Problem("damaged-file", message, fix, table)
+        problem = Problem("damaged-file", message, fix, table, partition=where)
         raise DataError(message, table=table, fix=fix, problems=(problem,)) from error
-
-
-def _read_csv(table: str, file: Path) -> pa.Table:
-    """CSV with ISO times; whole numbers in a time column are microseconds."""
-    spec = contract(table)
-    types = {column.name: arrow_type(column.kind) for column in spec.columns if column.kind != "time"}
-    # A cell of text that is empty is the empty string, one of a number is null.
-    options = pcsv.ConvertOptions(column_types=types, strings_can_be_null=False)
-    data = pcsv.read_csv(file, convert_options=options)
-    for column in spec.columns:
-        if column.kind == "time" and column.name in data.column_names:
-            position = data.column_names.index(column.name)
-            times = data.column(position)
-            if pa.types.is_string(times.type):
-                times = times.cast(arrow_type("time"))
-            data = data.set_column(position, column.name, times)
-    return data

@@ -130,6 +130,8 @@ def _ingest_group(run: _Run, files: list[VendorFile]) -> None:
             continue
         run.skipped += adapted.skipped
         run.problems += adapted.problems
+        if not adapted.skipped and not any(data.num_rows for data in adapted.rows.values()):
+            run.skipped.append(Skip(file.relative, "holds no row", 0))
         for name, (data, problems) in rows.items():
             run.problems += problems
             run.count("rows_dropped", adapted.rows[name].num_rows - data.num_rows)

@@ -26,6 +26,9 @@ from riskml.tables.ingest.symbols import parse_symbol
         ("bitmex", "XBTUSDT", "BTC", "BTC", "USDT", 1.0),
         ("binance", "BUSDUSDT", "BUSD", "BUSD", "USDT", 1.0),
         ("never_seen", "NEW", "NEW", "NEW", "USD", 1.0),
+        ("never_seen_spot", "BTCUSD", "BTC", "BTC", "USD", 1.0),
+        ("binance", "币安人生USDT", "币安人生", "币安人生", "USDT", 1.0),
+        ("binance", "BTC/USDT:USDT", "BTC", "BTC", "USDT", 1.0),
     ],
 )
 def test_names_become_symbols(venue, name, symbol, base, quote, multiplier):
@@ -38,6 +41,12 @@ def test_names_become_symbols(venue, name, symbol, base, quote, multiplier):
 def test_a_spot_venue_makes_spot_instruments():
     assert parse_symbol("BTCUSDT", "binance_spot").kind == "spot"
     assert parse_symbol("BTCUSDT", "binance").kind == "linear"
+    assert parse_symbol("BTCUSD", "never_seen_spot").kind == "spot"
+
+
+def test_a_market_of_a_sub_exchange_is_not_taken_for_the_sub_exchange():
+    with pytest.raises(ContractError, match="'xyz:TSLA' does not name an asset"):
+        parse_symbol("xyz:TSLA", "hyperliquid")
 
 
 @pytest.mark.parametrize(

@@ -101,3 +101,66 @@ def test_files_that_are_no_table_are_listed(source, tmp_path, rows):
     (source / "README.md").write_text("x", encoding="utf-8")
     (skip,) = ingest("tables", source, tmp_path / "lake").skipped
     assert (skip.path, skip.reason) == ("README.md", "neither Parquet nor CSV")
+
+
+HEADER = "ts,known_at,venue,symbol,rate,interval_h\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("2024-01-01T16:00:00Z,2024-01-01T16:00:00Z,binance,ETH,much,8", "'rate' holds 'much'.*no float"),
+        ("16:00 o'clock,2024-01-01T16:00:00Z,binance,ETH,0.0001,8", "'ts' holds .*no time"),
+    ],
+)
+def test_a_bad_cell_of_a_csv_is_named_with_its_market_and_row(source, tmp_path, row, message):
+    good = "2024-01-01T08:00:00Z,2024-01-01T08:00:00Z,binance,BTC,0.0001,8\n"
+    (source / "funding.csv").write_text(HEADER + good + row + "\n", encoding="utf-8")
+    with pytest.raises(ContractError, match=message) as caught:
+        ingest("tables", source, tmp_path / "lake")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.table, problem.market, problem.row) == (
+        "wrong-type",
+        "funding",
+        "binance:ETH",
+        1,
+    )
+    assert not (tmp_path / "lake").exists()
+
+
+def test_times_of_a_csv_may_mix_forms(source, tmp_path):
+    (source / "funding.csv").write_text(
+        HEADER
+        + "2024-01-01T08:00:00Z,2024-01-01T08:00:00Z,binance,BTC,0.0001,8\n"
+        + "2024-01-01 16:00,2024-01-01T17:00:00+01:00,binance,BTC,0.0002,8\n",
+        encoding="utf-8",
+    )
+    assert ingest("tables", source, tmp_path / "lake").counts["funding"] == 2
+    assert [str(ts) for ts in Lake(tmp_path / "lake").read("funding").column("ts").to_pylist()] == [
+        "2024-01-01 08:00:00+00:00",
+        "2024-01-01 16:00:00+00:00",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"a\n1,2,3\n", bytes(range(256))])
+def test_a_file_that_is_no_csv_is_told_and_nothing_is_written(source, tmp_path, content):
+    (source / "funding.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"funding\.csv cannot be read as csv") as caught:
+        ingest("tables", source, tmp_path / "lake")
+    assert caught.value.problems[0].partition == "funding.csv"
+    assert not (tmp_path / "lake").exists()
+
+
+def test_files_without_a_row_are_an_error(source, tmp_path, rows):
+    pq.write_table(rows.funding([1e-4]).slice(0, 0), source / "funding.parquet")
+    with pytest.raises(DataError, match="holds no row"):
+        ingest("tables", source, tmp_path / "lake")
+    assert not (tmp_path / "lake").exists()
+
+
+def test_an_inverse_contract_is_refused_by_name_and_nothing_is_written(source, tmp_path, rows):
+    pq.write_table(rows.funding([1e-4], symbol="BTCUSD_PERP"), source / "funding.parquet")
+    with pytest.raises(ContractError, match="binance:BTCUSD_PERP.*inverse") as caught:
+        ingest("tables", source, tmp_path / "lake")
+    assert caught.value.problems[0].code == "inverse-contract"
+    assert not (tmp_path / "lake").exists()

@@ -1,0 +1,115 @@
+"""The results block of the README, rendered from the newest line of ``training/results/real_data.jsonl``.
+
+    python training/results_table.py
+
+Prints the block; with ``--write`` it also replaces the one in ``README.md``. A test compares the two, so
+the README cannot say what the file does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "training" / "results" / "real_data.jsonl"
+README = REPOSITORY / "README.md"
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+HORIZONS = ("1h", "8h", "24h")
+
+
+def newest_line() -> dict[str, Any]:
+    """The last recorded run of ``training/run_real_data.py``."""
+    line: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8").splitlines()[-1])
+    return line
+
+
+def render(line: dict[str, Any]) -> str:
+    """Markdown between the markers, markers included."""
+    steps = line["steps"]
+    folds = [name.removeprefix("evaluate_") for name in steps if name.startswith("evaluate_")]
+    rows = ["| test part | measure | 1h | 8h | 24h |", "|---|---|---|---|---|"]
+    for fold in folds:
+        rows += _fold_rows(fold, steps[f"evaluate_{fold}"])
+    ingest, build = steps["ingest"], steps["build"]
+    fits = [steps[f"fit_{fold}"]["seconds"] for fold in folds]
+    backfill = steps["backfill"]
+    return "\n".join(
+        [
+            BEGIN,
+            "Real data, ten long markets, 1 h bars, every fold out of sample "
+            f"({line['machine']}, {line['date']}, `{line['command']}`):",
+            "",
+            *rows,
+            "",
+            "All on identical rows. QLIKE is the ratio to a debiased log-HAR (geometric mean over markets; "
+            "below 1 is better). Log-loss is of liquidation at a random distance. The breach rate of a "
+            "99.5 % requirement should be .005; FHS is filtered historical simulation on an EWMA.",
+            "",
+            f"Ingest {ingest['counts']['rows_added']:,} rows of {ingest['counts']['files']} files: "
+            f"{ingest['seconds']:.0f} s. Build {build['rows']:,} rows x {build['features']} features: "
+            f"{build['seconds']:.0f} s. Fit, per fold: {min(fits):.0f}-{max(fits):.0f} s. "
+            f"All steps: {line['seconds'] / 60:.0f} min, peak memory {line['peak_mb'] / 1024:.1f} GiB.",
+            "",
+            _accounts(backfill),
+            END,
+        ]
+    )
+
+
+def _fold_rows(fold: str, step: dict[str, Any]) -> list[str]:
+    def cells(keys: tuple[str, ...], digits: int) -> str:
+        found = []
+        for horizon in HORIZONS:
+            values = [step.get(key.replace("*", horizon)) for key in keys]
+            found.append(" / ".join("-" if value is None else f"{value:.{digits}f}" for value in values))
+        return " | ".join(found)
+
+    return [
+        f"| {fold} | QLIKE ratio: riskml / EWMA | {cells(('qlike_ratio_*', 'qlike_ratio_*_ewma'), 3)} |",
+        f"| | log-loss: riskml / logit(z) | {cells(('log_loss_*', 'log_loss_*_logit_z'), 4)} |",
+        "| | breach, long: riskml / FHS | "
+        f"{cells(('breach_rate_*_down', 'breach_rate_*_down_fhs_ewma'), 4)} |",
+        f"| | breach, short: riskml / FHS | {cells(('breach_rate_*_up', 'breach_rate_*_up_fhs_ewma'), 4)} |",
+    ]
+
+
+def _accounts(step: dict[str, Any]) -> str:
+    areas = ", ".join(
+        f"{horizon} {step[f'account_auc_{horizon}']:.3f} / {step[f'account_auc_{horizon}_hyperliquid']:.3f}"
+        for horizon in HORIZONS
+    )
+    return (
+        "Hyperliquid accounts of 2023, scored hour by hour with the fold fitted before them: "
+        f"{step['rows']:,} rows in {step['seconds']:.0f} s, {step['in_sample_rows']} of them in sample. "
+        f"AUC for the recorded liquidations, riskml / the venue's margin ratio: {areas}."
+    )
+
+
+def replaced(readme: str, block: str) -> str:
+    """The README with its results block exchanged."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + block + after
+
+
+def main(arguments: list[str]) -> int:
+    """Print the block, or write it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="replace the block in README.md")
+    options = parser.parse_args(arguments)
+    block = render(newest_line())
+    print(block)
+    if options.write:
+        text = replaced(README.read_text(encoding="utf-8"), block)
+        staging = README.with_name(".README.md.tmp")
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(README)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
