@@ -118,7 +118,7 @@ def read_manifest(path: str | Path) -> Manifest:
     file = Path(path) / MANIFEST
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(
             f"{file} does not exist", fix="pass the folder that 'riskml export' wrote"
         ) from None

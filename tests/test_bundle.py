@@ -128,6 +128,12 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+def test_a_file_in_the_place_of_a_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="does not exist"):
+        read_manifest(tmp_path / "file")
+
+
 def test_an_incomplete_bundle_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="a bundle needs golden.npz"):
         write_bundle(tmp_path / "b", {k: v for k, v in CONTENTS.items() if k != "golden.npz"}, manifest())

@@ -22,9 +22,13 @@ def test_the_results_of_the_readme_are_those_of_the_newest_recorded_run() -> Non
 
 
 def test_every_recorded_result_names_machine_date_and_command() -> None:
-    files = [*REPOSITORY.glob("training/results/*.jsonl"), *REPOSITORY.glob("serving/results/*.json*")]
-    assert files
-    for file in files:
-        for text in file.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            assert {"machine", "date", "command"} <= line.keys(), file
+    training = [
+        json.loads(text)
+        for file in REPOSITORY.glob("training/results/*.jsonl")
+        for text in file.read_text(encoding="utf-8").splitlines()
+    ]
+    serving = [json.loads(f.read_text(encoding="utf-8")) for f in REPOSITORY.glob("serving/results/*.json")]
+    assert training
+    assert serving
+    for line in [*training, *serving]:
+        assert {"machine", "date", "command"} <= line.keys()

@@ -89,7 +89,7 @@ class Rows:
     exposure_usd: Float1D
     is_position: Bool1D
     rank: Int1D
-    """Moving collateral: 0, 1 ... = the pool's largest assets, RANKED_ASSETS = all others; positions -1."""
+    """Moving collateral: 0, 1 ... = the pool's largest rows, RANKED_ASSETS = all others; positions -1."""
 
     def keep(self, mask: Bool1D) -> Rows:
         """Only some of the rows."""
@@ -103,8 +103,8 @@ class Rows:
 
 
 RANKED_ASSETS = 5
-"""Moving assets of a pool whose every combination is assessed (2^5 variants at most), which is what
-makes more collateral never hurt; of a pool with more, the others are all kept or all dropped."""
+"""Rows of moving collateral of a pool whose every combination is assessed (2^5 variants at most), which
+is what makes a further row never hurt; of a pool with more, the others are all kept or all dropped."""
 
 
 def make_rows(pools: Pools, position_market: Int1D, valuation: Valuation, collateral_account: Int1D) -> Rows:
@@ -120,23 +120,21 @@ def make_rows(pools: Pools, position_market: Int1D, valuation: Valuation, collat
         np.concatenate([position_market[held], market]),
         np.concatenate([pools.exposure_usd[held], value]),
         np.concatenate([np.ones(int(held.sum()), dtype=np.bool_), np.zeros(len(pool), dtype=np.bool_)]),
-        np.concatenate([np.full(int(held.sum()), -1, dtype=np.int64), _value_ranks(pool, market, value)]),
+        np.concatenate([np.full(int(held.sum()), -1, dtype=np.int64), _value_ranks(pool, value)]),
     )
 
 
-def _value_ranks(pool: Int1D, market: Int1D, value: Float1D) -> Int1D:
-    """Rank of each row's asset within its pool by value, largest 0, at most RANKED_ASSETS."""
+def _value_ranks(pool: Int1D, value: Float1D) -> Int1D:
+    """Rank of each row within its pool by value, largest 0, at most RANKED_ASSETS."""
     if not len(pool):
         return np.empty(0, dtype=np.int64)
-    key, inverse = np.unique(np.stack([pool, market], axis=1), axis=0, return_inverse=True)
-    total = np.bincount(inverse.ravel(), weights=value)
-    order = np.lexsort((-total, key[:, 0]))
-    owner = key[order, 0]
+    order = np.lexsort((-value, pool))
+    owner = pool[order]
     first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
     start = np.repeat(first, np.diff(np.r_[first, len(owner)]))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.minimum(np.arange(len(order)) - start, RANKED_ASSETS)
-    return np.asarray(rank[inverse.ravel()])
+    return rank
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ def is_inverse(symbol: str) -> bool:
     return bool(INVERSE.search(symbol) or _PAIR.fullmatch(symbol))
 
 
+_MAY_BE_EMPTY = {("liquidations", "account_id"), ("margins", "bundle_id")}
+"""Totals over accounts have no account, and a static engine has no bundle; every other key names something."""
+
+
 def bad_names(spec: TableContract, column: str, names: list[str]) -> Iterator[BadName]:
     """The rules that the names of a text column break; ``names`` are its distinct values."""
     if column == "interval":
@@ -63,8 +67,7 @@ def bad_names(spec: TableContract, column: str, names: list[str]) -> Iterator[Ba
             yield BadName("inverse-contract", inverse, "may not be inverse", fix)
         if wrong:
             yield BadName("wrong-kind", wrong, f"has to be {' or '.join(_KINDS)}", fix)
-    if "" in names and column in spec.key and (spec.name, column) != ("liquidations", "account_id"):
-        # Totals over accounts have no account; every other key names something.
+    if "" in names and column in spec.key and (spec.name, column) not in _MAY_BE_EMPTY:
         yield BadName("empty-name", frozenset({""}), "may not be empty", "name it, or drop these rows")
 
 

@@ -54,10 +54,10 @@ def test_a_short_sample_is_held_near_the_identity():
 
 
 def test_a_calibration_is_kept_only_at_the_horizons_where_it_helps_later_rows():
-    sigma, nu, mae = simulate(8_000, log_scale=((0.3, 0.3), (0.3, 0.3), (0, 0)))
+    sigma, nu, mae = simulate(4_000, log_scale=((0.3, 0.3), (0.3, 0.3), (0, 0)))
     # At 8 h the law was wrong on the fit part alone: what was learnt there does harm after it.
-    mae[6_000:, :, 1] /= np.exp(0.3)
-    fit_rows = np.arange(8_000) < 6_000
+    mae[3_000:, :, 1] /= np.exp(0.3)
+    fit_rows = np.arange(4_000) < 3_000
     kept = choose_calibration(sigma, nu, mae, HORIZONS, fit_rows, ~fit_rows)
     everywhere = fit_calibration(sigma, nu, mae, HORIZONS)
     assert everywhere.log_scale[1].min() > 0.15
@@ -68,7 +68,7 @@ def test_a_calibration_is_kept_only_at_the_horizons_where_it_helps_later_rows():
 
 
 def test_the_score_is_lowest_at_the_law_that_made_the_rows():
-    sigma, nu, mae = simulate(6_000, log_scale=((0.2, 0.2),) * 3)
+    sigma, nu, mae = simulate(2_500, log_scale=((0.2, 0.2),) * 3)
 
     def score(shift, power=1.0):
         return scores(Calibration(np.full((3, 2), shift), np.full(3, power)), sigma, nu, mae)

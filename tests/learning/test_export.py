@@ -129,11 +129,18 @@ def test_the_golden_account_case_reaches_the_far_tail(bundle: Path) -> None:
     assert ((probability > 0) & (probability < 1e-6)).any()
 
 
-def test_an_unfinished_run_leaves_no_bundle(run: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_leaves_no_bundle(tmp_path: Path) -> None:
     from riskml.learning.export import export_bundle
 
     with pytest.raises(DataError, match="not the folder of a finished fit"):
         export_bundle(tmp_path, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_other_feature_definitions_leaves_no_bundle(run: Path, tmp_path: Path) -> None:
+    from riskml.learning.export import export_bundle
+
     other = tmp_path / "run"
     shutil.copytree(run, other)
     record = json.loads((other / "run.json").read_text(encoding="utf-8"))
