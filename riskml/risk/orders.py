@@ -7,10 +7,11 @@ convex and homogeneous law, and the smaller one counts::
     B = requirement + sum_i max(long_i buys_i, short_i sells_i)      every fill adds, none offsets
     A = sum_i max(long_i (net_i + buys_i)+, short_i (sells_i - net_i)+, own_i)    no offsets at all
 
-``long_i`` and ``short_i`` are what 1 USD of market i needs alone, ``own_i`` what its position needs. An
-order that only closes a lone position adds nothing by A, one that closes a hedge does. An order that is
-reduce-only cannot add exposure and is left out. Orders change the initial margin alone: maintenance
-and probability are of positions that exist.
+``long_i`` and ``short_i`` are what 1 USD of market i needs alone, ``own_i`` what its position needs.
+Losses are exponential in the move, so the bounds hold up to about 1 % of the requirement. An order that
+only closes a lone position adds nothing by A, one that closes a hedge does. An order that is
+reduce-only cannot add exposure and is left out. Orders change the initial margin alone: maintenance and
+probability are of positions that exist.
 """
 
 from __future__ import annotations

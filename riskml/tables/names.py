@@ -45,7 +45,7 @@ def is_inverse(symbol: str) -> bool:
 
 
 _MAY_BE_EMPTY = {("liquidations", "account_id"), ("margins", "bundle_id")}
-"""Totals over accounts have no account, and a static engine has no bundle; every other key names something."""
+"""Totals over accounts have no account, a static engine has no bundle; every other key names something."""
 
 
 def bad_names(spec: TableContract, column: str, names: list[str]) -> Iterator[BadName]:

