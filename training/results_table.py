@@ -78,14 +78,20 @@ def _fold_rows(fold: str, step: dict[str, Any]) -> list[str]:
 
 
 def _accounts(step: dict[str, Any]) -> str:
-    areas = ", ".join(
-        f"{horizon} {step[f'account_auc_{horizon}']:.3f} / {step[f'account_auc_{horizon}_hyperliquid']:.3f}"
-        for horizon in HORIZONS
-    )
+    def pairs(metric: str, digits: int, other: str) -> str:
+        found = []
+        for horizon in HORIZONS:
+            ours, theirs = step[f"{metric}_{horizon}"], step[f"{metric}_{horizon}_{other}"]
+            found.append(f"{horizon} {ours:.{digits}f} / {theirs:.{digits}f}")
+        return ", ".join(found)
+
     return (
         "Hyperliquid accounts of 2023, scored hour by hour with the fold fitted before them: "
         f"{step['rows']:,} rows in {step['seconds']:.0f} s, {step['in_sample_rows']} of them in sample. "
-        f"AUC for the recorded liquidations, riskml / the venue's margin ratio: {areas}."
+        "AUC for the recorded liquidations, riskml / the venue's margin ratio: "
+        f"{pairs('account_auc', 3, 'hyperliquid')}; log-loss, riskml / the base rate: "
+        f"{pairs('account_log_loss', 3, 'base_rate')}. The account level is **not won yet**: equity there is "
+        "reconstructed from last trades, and is not re-marked (see `training/LOG.md`)."
     )
 
 

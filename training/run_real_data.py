@@ -130,7 +130,7 @@ def headline(metrics: list[dict[str, Any]]) -> dict[str, float | None]:
     """The pooled figures of the bundle and what they have to beat, rounded."""
     wanted = (
         "qlike_ratio", "log_loss", "ece", "auc", "breach_rate",
-        "account_auc", "account_average_precision",
+        "account_log_loss", "account_auc", "account_average_precision",
     )  # fmt: skip
     found: dict[str, float | None] = {}
     for row in metrics:
