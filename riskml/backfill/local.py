@@ -36,7 +36,7 @@ from riskml.scoring.conditions import HISTORY
 from riskml.scoring.session import load_bundle
 from riskml.scoring.stream import WARM_UP, RawBar
 from riskml.tables.align import to_columns
-from riskml.tables.lake import Lake
+from riskml.tables.lake import Lake, as_lake
 from riskml.tables.partitions import write_file
 from riskml.units import DAY, TimeLike, duration_us, format_us, to_us
 
@@ -139,7 +139,7 @@ def backfill(
     BundleError : a bundle is damaged.
     ConfigError : an unknown engine, ``jobs`` below 1.
     """
-    source = lake if isinstance(lake, Lake) else Lake(lake)
+    source = as_lake(lake)
     target = Path(out)
     names = _check_options(engines, jobs)
     rules = MarginPolicy.load(policy)

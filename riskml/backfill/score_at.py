@@ -16,7 +16,7 @@ from riskml.scoring.session import LoadedBundle, load_bundle
 from riskml.scoring.stream import WARM_UP
 from riskml.tables.align import to_columns
 from riskml.tables.book import read_book
-from riskml.tables.lake import Lake
+from riskml.tables.lake import Lake, as_lake
 from riskml.units import TimeLike, duration_us, format_us, to_us
 
 
@@ -39,7 +39,7 @@ def score_at(
     ------
     DataError : no account snapshot or no bar at or before ``at``.
     """
-    source = lake if isinstance(lake, Lake) else Lake(lake)
+    source = as_lake(lake)
     loaded = bundle if isinstance(bundle, LoadedBundle) else load_bundle(bundle)
     moment = to_us(at)
     book = read_book(source, moment)

@@ -362,10 +362,10 @@ def _account_rows(loaded: LoadedBundle, lake: Lake, start_us: int, end_us: int) 
 
 def _open(bundle: str | Path | LoadedBundle, lake: str | Path | Lake) -> tuple[LoadedBundle, Lake]:
     from riskml.scoring.session import load_bundle
-    from riskml.tables.lake import Lake as LakeClass
+    from riskml.tables.lake import as_lake
 
     loaded = load_bundle(bundle) if isinstance(bundle, str | Path) else bundle
-    return loaded, LakeClass(lake) if isinstance(lake, str | Path) else lake
+    return loaded, as_lake(lake)
 
 
 def _say(progress: Progress | None, text: str) -> None:

@@ -95,10 +95,10 @@ def evaluate_walk_forward(
     """
     from riskml.learning.recipe import Recipe as RecipeClass
     from riskml.learning.recipe import load_recipe, with_seed
-    from riskml.tables.lake import Lake as LakeClass
+    from riskml.tables.lake import as_lake
 
     chosen = with_seed(recipe if isinstance(recipe, RecipeClass) else load_recipe(recipe), seed)
-    store = LakeClass(lake) if isinstance(lake, str | Path) else lake
+    store = as_lake(lake)
     span = (format_us(to_us(start)), format_us(to_us(end)))
     tested = select_folds(*span, folds)
     fitted = list(fit_markets) if fit_markets is not None else _default_markets(store, interval, markets)

@@ -7,6 +7,7 @@ collateral and orders of the same ``ts`` belong to it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,14 @@ from riskml.errors import DataError
 from riskml.risk.accounts import AccountBook
 from riskml.tables.contracts import as_arrays, empty
 from riskml.tables.keys import key_codes, sort_codes
-from riskml.tables.lake import Lake
+from riskml.tables.lake import Lake, as_lake
 from riskml.tables.partitions import LakePartition
 from riskml.units import TimeLike, format_us, to_us
 
 _PARTS = ("accounts", "positions", "collateral", "orders")
 
 
-def read_book(lake: Lake, ts: TimeLike) -> AccountBook:
+def read_book(lake: Lake | str | Path, ts: TimeLike) -> AccountBook:
     """The book at a time: the latest account snapshot at or before ``ts``.
 
     Only rows with ``known_at <= ts`` are used; of several revisions of a row the latest
@@ -35,14 +36,15 @@ def read_book(lake: Lake, ts: TimeLike) -> AccountBook:
     DataError : the lake has no account snapshot at or before ``ts``.
     """
     moment = to_us(ts)
-    for partition in reversed(lake.partitions("accounts")):
+    store = as_lake(lake)
+    for partition in reversed(store.partitions("accounts")):
         if partition.span[0] > moment:
             continue
         first, last = partition.span
-        rows = lake.read("accounts", start=first, end=min(last, moment + 1), known_by=moment)
+        rows = store.read("accounts", start=first, end=min(last, moment + 1), known_by=moment)
         if rows.num_rows:
             snapshot = pc.max(rows.column("ts")).cast(pa.int64()).as_py()
-            return _book(lake, snapshot, moment)
+            return _book(store, snapshot, moment)
     raise DataError(
         f"there is no account snapshot at or before {format_us(moment)}",
         table="accounts",
@@ -50,7 +52,7 @@ def read_book(lake: Lake, ts: TimeLike) -> AccountBook:
     )
 
 
-def read_books(lake: Lake, start: TimeLike, end: TimeLike) -> Iterator[tuple[int, AccountBook]]:
+def read_books(lake: Lake | str | Path, start: TimeLike, end: TimeLike) -> Iterator[tuple[int, AccountBook]]:
     """Every account snapshot with ``start <= ts < end``, oldest first, one day in memory at a time.
 
     Yields
@@ -61,9 +63,10 @@ def read_books(lake: Lake, start: TimeLike, end: TimeLike) -> Iterator[tuple[int
     first, last = to_us(start), to_us(end)
     if first >= last:
         raise DataError(f"the range from {format_us(first)} to {format_us(last)} is empty", table="accounts")
-    for partition in lake.partitions("accounts"):
+    store = as_lake(lake)
+    for partition in store.partitions("accounts"):
         if partition.span[1] > first and partition.span[0] < last:
-            yield from _books_of_day(lake, partition, first, last)
+            yield from _books_of_day(store, partition, first, last)
 
 
 def _books_of_day(

@@ -23,7 +23,7 @@ from riskml.tables.check_series import SeriesEnds, check_steps, check_still, che
 from riskml.tables.check_venues import PriceLevels
 from riskml.tables.contracts import drop_invalid, schema
 from riskml.tables.keys import key_codes, sort_codes
-from riskml.tables.lake import Lake
+from riskml.tables.lake import Lake, as_lake
 from riskml.tables.partitions import LakePartition, check_place, damaged, foreign_files, list_partitions
 from riskml.units import TimeLike, duration_us, format_us, to_us
 
@@ -70,7 +70,7 @@ def check_lake(lake: Lake | str | Path, now: TimeLike | None = None) -> CheckRep
     ------
     DataError : there is no lake. Findings never raise.
     """
-    lake = lake if isinstance(lake, Lake) else Lake(lake)
+    lake = as_lake(lake)
     tables = lake.tables()
     moment = None if now is None else to_us(now)
     problems = list(_check_folders(lake))

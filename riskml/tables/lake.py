@@ -408,3 +408,8 @@ def _make_folder(folder: Path) -> list[Path]:
     for path in reversed(missing):
         path.mkdir()
     return missing[::-1]
+
+
+def as_lake(lake: Lake | str | Path) -> Lake:
+    """The lake itself, or the one in a folder."""
+    return lake if isinstance(lake, Lake) else Lake(lake)

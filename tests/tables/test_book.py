@@ -44,3 +44,10 @@ def test_an_empty_range_of_books_is_an_error(lake, rows):
     lake.write("accounts", rows.accounts(rows.T0, {"a": 1.0}))
     with pytest.raises(DataError, match="is empty"):
         list(read_books(lake, "2024-01-02", "2024-01-01"))
+
+
+def test_a_book_is_read_from_a_lake_or_from_its_folder(lake, rows):
+    lake.write("accounts", rows.accounts(rows.T0, {"a": 1.0}))
+    for place in (lake, lake.path, str(lake.path)):
+        assert list(read_book(place, rows.T0).account_id) == ["a"]
+        assert [ts for ts, _ in read_books(place, rows.T0, rows.T0 + HOUR)] == [rows.T0]
