@@ -412,4 +412,4 @@ def _make_folder(folder: Path) -> list[Path]:
 
 def as_lake(lake: Lake | str | Path) -> Lake:
     """The lake itself, or the one in a folder."""
-    return lake if isinstance(lake, Lake) else Lake(lake)
+    return Lake(lake) if isinstance(lake, str | Path) else lake
