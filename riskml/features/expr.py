@@ -26,6 +26,8 @@ from riskml.units import duration_bars
 
 MAX_GAP_BARS = 3
 """A longer run of missing bars ends a segment."""
+MIN_ACROSS_WEIGHT = 0.25
+"""Least share of a market's weights that must have a value in a mean over chains or stablecoins."""
 PRESENCE_INPUT = "close"
 """A market's bar is present when this input is finite."""
 BAR = "bar"
@@ -33,6 +35,10 @@ BAR = "bar"
 
 Statistic: TypeAlias = Literal["count", "sum", "mean", "std", "min", "max", "quantile", "ewm_mean"]
 Reduction: TypeAlias = Literal["mean", "std", "leader"]
+Axis: TypeAlias = Literal["one", "market", "chain", "asset"]
+"""What the columns of a node stand for: ``one`` column for all markets (calendar, cross-section),
+a column per market, per chain or per stablecoin (:mod:`riskml.features.weights`)."""
+AcrossReduction: TypeAlias = Literal["mean", "max"]
 
 
 def bars_in(duration: str, interval: str) -> int:
@@ -61,6 +67,22 @@ class Expr:
     def segmented(self) -> bool:
         """Whether windows over this node are cut at the market's segments."""
         return any(child.segmented for child in self.children)
+
+    @cached_property
+    def axis(self) -> Axis:
+        """What the columns stand for.
+
+        Raises
+        ------
+        ConfigError : chains, stablecoins and markets are mixed without :func:`across`.
+        """
+        axes = {child.axis for child in self.children} - {"one"}
+        if len(axes) > 1:
+            raise ConfigError(
+                f"'{self.text[:80]}' mixes columns per {' and per '.join(sorted(axes))}",
+                fix="bring chains and stablecoins to markets with across_mean or across_max",
+            )
+        return axes.pop() if axes else "one"
 
     def extra_bars(self, interval: str) -> int:
         """How many rows before its own first row the node reads from its children."""
@@ -117,11 +139,11 @@ class Expr:
 
 @dataclass(frozen=True, eq=False)
 class Input(Expr):
-    """A named input [n_bars, n_markets], see :mod:`riskml.features.inputs`."""
+    """A named input [n_bars, n_columns], see :mod:`riskml.features.inputs`."""
 
     name: str
-    of_market: bool = True
-    """Whether it hangs on the market's own bars, so that windows are cut at gaps."""
+    columns: Axis = "market"
+    """Inputs of markets hang on the market's own bars, so that windows are cut at gaps."""
 
     @cached_property
     def text(self) -> str:
@@ -129,7 +151,11 @@ class Input(Expr):
 
     @cached_property
     def segmented(self) -> bool:
-        return self.of_market
+        return self.columns == "market"
+
+    @cached_property
+    def axis(self) -> Axis:
+        return self.columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,8 +295,47 @@ class CrossSection(Expr):
         return False
 
     @cached_property
+    def axis(self) -> Axis:
+        return "one"
+
+    @cached_property
     def text(self) -> str:
         return f"reference_{self.reduction}({self.child.text})"
+
+
+@dataclass(frozen=True, eq=False)
+class Across(Expr):
+    """Values per chain or stablecoin brought to markets through the market's weights.
+
+    ``mean``: weighted mean over the columns that have a value; NaN when those carry less than
+    :data:`MIN_ACROSS_WEIGHT` of the market's weight. ``max``: largest value among the columns of
+    positive weight that have one.
+    """
+
+    reduction: AcrossReduction
+    child: Expr
+
+    def __post_init__(self) -> None:
+        if self.child.axis not in ("chain", "asset"):
+            raise ConfigError(
+                f"'{self.child.text[:80]}' has a column per {self.child.axis}, not per chain or asset"
+            )
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.child,)
+
+    @cached_property
+    def axis(self) -> Axis:
+        return "market"
+
+    @cached_property
+    def segmented(self) -> bool:
+        return False
+
+    @cached_property
+    def text(self) -> str:
+        return f"across_{self.reduction}({self.child.text})"
 
 
 def walk(*roots: Expr) -> Iterator[Expr]:
@@ -313,6 +378,26 @@ def absolute(x: Expr) -> Expr:
 def square(x: Expr) -> Expr:
     """The square."""
     return Elementwise("square", (x,))
+
+
+def exp(x: Expr) -> Expr:
+    """Exponential."""
+    return Elementwise("exp", (x,))
+
+
+def greater(x: Expr, y: Expr | float) -> Expr:
+    """1 where x > y, 0 where it is not, NaN where either is missing."""
+    return Elementwise("greater", (x, as_expr(y)))
+
+
+def larger(x: Expr, y: Expr) -> Expr:
+    """The larger of two; NaN when either is missing."""
+    return Elementwise("maximum", (x, y))
+
+
+def smaller(x: Expr, y: Expr) -> Expr:
+    """The smaller of two; NaN when either is missing."""
+    return Elementwise("minimum", (x, y))
 
 
 def clip(x: Expr, low: float, high: float) -> Expr:
@@ -398,6 +483,16 @@ def reference_mean(x: Expr) -> Expr:
 def reference_std(x: Expr) -> Expr:
     """Standard deviation (divisor n) over the reference markets; NaN with fewer than two."""
     return CrossSection("std", x)
+
+
+def across_mean(x: Expr) -> Expr:
+    """Weighted mean over chains or stablecoins, per market."""
+    return Across("mean", x)
+
+
+def across_max(x: Expr) -> Expr:
+    """Largest value over the chains or stablecoins that matter to the market."""
+    return Across("max", x)
 
 
 def leader(x: Expr) -> Expr:

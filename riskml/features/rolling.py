@@ -1,20 +1,26 @@
-"""The definition of every rolling statistic, in plain numpy.
+"""Rolling statistics: what they mean, and the shape of anything that computes them.
 
-This is what a running scorer computes (one row from its ring buffer) and what the compiled
-forms of :mod:`riskml.tables.compiled` are tested against. It favours being obviously right:
-every window is laid out in full, masked and reduced.
+Every statistic exists in three forms that tests hold equal. :class:`NumpyOps` here is the
+definition: it lays every window out in full, masks and reduces it, and favours being obviously
+right. :class:`riskml.features.blocks.BlockOps` carries block sums from row to row and is what a
+running scorer uses; :class:`riskml.tables.compiled.CompiledOps` is the same arithmetic compiled,
+for whole histories. The last two agree bit for bit.
+
+A form is a :class:`RollingState`: rows go in, in order and in any portions, results come out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from riskml.arrays import BoolND, Float2D, Float3D, Int2D
+from riskml.arrays import AnyArray, Bool2D, BoolND, Float2D, Float3D, Int1D, Int2D
+from riskml.features.elementwise import ELEMENTWISE
 from riskml.features.expr import MAX_GAP_BARS, Statistic
 
 _BLOCK_VALUES = 1 << 21
@@ -32,80 +38,225 @@ class Window:
     level: float = 0.5
 
 
-class Ops(Protocol):
-    """How rolling statistics are computed."""
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows of a stream and the segments that they belong to."""
 
-    def rolling(
-        self, window: Window, values: Float2D, start: Int2D | None, rows: int, first_bar: int
-    ) -> Float2D:
-        """Reduce the window that ends at each of the last ``rows`` rows.
+    bar: int
+    """Absolute number of the first row's bar (time / interval)."""
+    n_rows: int
+    start: Int2D | None = None
+    """[n_rows, n_columns] absolute bar at which each row's segment starts, one beyond itself for a
+    row without a segment; ``None`` when windows are never cut."""
+
+    @cached_property
+    def bars(self) -> Int1D:
+        """[n_rows] absolute bar of each row."""
+        return np.arange(self.bar, self.bar + self.n_rows, dtype=np.int64)
+
+    @cached_property
+    def latest_start(self) -> Int1D:
+        """[n_rows] latest start over the columns: where even that is old, no window is cut."""
+        if self.start is None or self.start.shape[1] == 0:
+            return np.full(self.n_rows, np.iinfo(np.int64).min // 2, dtype=np.int64)
+        return np.ascontiguousarray(self.start.max(axis=1))
+
+    @cached_property
+    def alive(self) -> Bool2D | None:
+        """[n_rows, n_columns] whether the row belongs to a segment."""
+        return None if self.start is None else np.asarray(self.start <= self.bars[:, np.newaxis])
+
+    @cached_property
+    def resets(self) -> tuple[int, ...]:
+        """Rows, counted from the span's first, on which a segment starts in some column."""
+        if self.start is None:
+            return ()
+        return tuple(np.flatnonzero((self.start == self.bars[:, np.newaxis]).any(axis=1)).tolist())
+
+
+class Values:
+    """The rows of a node, with what several windows over it have in common."""
+
+    def __init__(self, raw: Float2D, span: Span) -> None:
+        self.raw: Float2D = np.ascontiguousarray(raw, dtype=np.float64)
+        """[n_rows, n_columns]; NaN and infinite values are missing."""
+        self._alive = span.alive
+
+    @cached_property
+    def finite(self) -> Bool2D:
+        """Whether there is a value, and the row belongs to a segment."""
+        finite = np.isfinite(self.raw)
+        return finite if self._alive is None else finite & self._alive
+
+    @cached_property
+    def filled(self) -> Float2D:
+        """The values with 0 in place of missing ones."""
+        return np.where(self.finite, self.raw, 0.0)
+
+
+class RollingState(Protocol):
+    """One statistic over one node's rows: takes rows in order, gives the result of each."""
+
+    def push(self, values: Values, span: Span) -> Float2D:
+        """Results [n_rows, n_columns] for the next rows; NaN where fewer than ``min_count``
+        finite values are in the window."""
+        ...
+
+    def widen(self, extra: int, bar: int) -> None:
+        """Add columns that have had no value before absolute bar ``bar``, the next one."""
+        ...
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """What is carried from row to row."""
+        ...
+
+    def restore(self, arrays: Mapping[str, AnyArray]) -> None:
+        """Put :meth:`arrays` back."""
+        ...
+
+
+class Ops(Protocol):
+    """How nodes are computed."""
+
+    @property
+    def functions(self) -> Mapping[str, Callable[..., AnyArray]]:
+        """Functions of one row by name, see :data:`riskml.features.elementwise.ELEMENTWISE`."""
+        ...
+
+    def state(self, window: Window, n_columns: int, phase: int = 0) -> RollingState:
+        """A fresh state.
 
         Parameters
         ----------
-        values : [n_rows, n_columns]; NaN and infinite values are missing.
-        start : [n_rows, n_columns] first row of the segment that each row belongs to, as a
-            row of ``values``; ``None`` when windows are never cut.
-        rows : how many of the last rows to compute.
-        first_bar : absolute number of the first row's bar (time / interval); a compiled form
-            aligns its blocks to it, so that a value never depends on where a chunk begins.
-
-        Returns
-        -------
-        [rows, n_columns]; NaN where fewer than ``min_count`` finite values are in the window.
+        window : what to compute.
+        n_columns : width of the node.
+        phase : shifts the boundaries of the blocks that results are joined of, so that the
+            windows of a catalogue do not all reach a boundary on the same bar.
         """
         ...
+
+
+def roll(
+    ops: Ops, window: Window, values: Float2D, *, start: Int2D | None = None, bar: int = 0, phase: int = 0
+) -> Float2D:
+    """A statistic over a whole array at once.
+
+    Parameters
+    ----------
+    ops : which form computes it.
+    values : [n_rows, n_columns].
+    start : [n_rows, n_columns] absolute bar at which each row's segment starts.
+    bar : absolute number of the first row's bar.
+
+    Returns
+    -------
+    [n_rows, n_columns]; windows are cut at the first row.
+    """
+    span = Span(bar, len(values), start)
+    return ops.state(window, values.shape[1], phase).push(Values(values, span), span)
+
+
+class Segments:
+    """Where each market's segment starts, bar by bar.
+
+    A row that closes a run of more than :data:`MAX_GAP_BARS` missing bars ends the segment; the
+    next segment starts on the row after it, and a row without a segment gets a start beyond
+    itself. Rows before the first count as missing.
+    """
+
+    def __init__(self, n_markets: int) -> None:
+        self._recent: Bool2D = np.zeros((MAX_GAP_BARS, n_markets), dtype=np.bool_)
+        self._barrier: Int1D | None = None
+
+    def push(self, present: Bool2D, bar: int) -> Int2D:
+        """Absolute start bars [n_rows, n_markets] for the next rows, whose first bar is ``bar``."""
+        n_rows, n_markets = len(present), present.shape[1]
+        if self._barrier is None:
+            self._barrier = np.full(n_markets, bar - 1, dtype=np.int64)
+        seen = np.concatenate([self._recent, present])
+        ended = ~present
+        for shift in range(1, MAX_GAP_BARS + 1):
+            ended &= ~seen[MAX_GAP_BARS - shift : MAX_GAP_BARS - shift + n_rows]
+        bars = np.arange(bar, bar + n_rows, dtype=np.int64)[:, np.newaxis]
+        barrier = np.maximum.accumulate(np.where(ended, bars, self._barrier), axis=0)
+        self._recent, self._barrier = seen[-MAX_GAP_BARS:], barrier[-1]
+        return np.asarray(barrier + 1, dtype=np.int64)
+
+    def widen(self, extra: int, bar: int) -> None:
+        """Add markets that have had no bar before ``bar``."""
+        self._recent = np.concatenate([self._recent, np.zeros((MAX_GAP_BARS, extra), dtype=np.bool_)], axis=1)
+        if self._barrier is not None:
+            self._barrier = np.concatenate([self._barrier, np.full(extra, bar - 1, dtype=np.int64)])
+
+    def arrays(self) -> dict[str, AnyArray]:
+        """What is carried from row to row."""
+        return {"recent": self._recent} | ({} if self._barrier is None else {"barrier": self._barrier})
+
+    def restore(self, arrays: Mapping[str, AnyArray]) -> None:
+        """Put :meth:`arrays` back."""
+        self._recent = arrays["recent"]
+        self._barrier = arrays.get("barrier")
+
+
+def segment_starts(present: BoolND) -> Int2D:
+    """First row of each row's segment [n_bars, n_markets], counted from row 0; see :class:`Segments`."""
+    return Segments(present.shape[1]).push(np.asarray(present), 0)
 
 
 class NumpyOps:
     """The definition."""
 
-    def rolling(
-        self, window: Window, values: Float2D, start: Int2D | None, rows: int, first_bar: int
-    ) -> Float2D:
-        """See :class:`Ops`."""
-        n_rows, n_columns = values.shape
-        out = np.empty((rows, n_columns))
-        step = max(1, _BLOCK_VALUES // max(1, n_columns * window.bars))
-        for begin in range(n_rows - rows, n_rows, step):
-            end = min(begin + step, n_rows)
-            windows, usable = _lay_out(values, start, begin, end, window.bars)
+    functions = ELEMENTWISE
+
+    def state(self, window: Window, n_columns: int, phase: int = 0) -> RollingState:
+        """See :class:`Ops`; there are no blocks, so the phase does not matter."""
+        return _LaidOut(window, n_columns)
+
+
+class _LaidOut:
+    """Keeps the rows of one window and reduces each window afresh."""
+
+    def __init__(self, window: Window, n_columns: int) -> None:
+        self._window = window
+        self._rows: Float2D = np.full((window.bars - 1, n_columns), np.nan)
+
+    def push(self, values: Values, span: Span) -> Float2D:
+        window = self._window
+        seen = np.concatenate([self._rows, values.raw])
+        before = window.bars - 1
+        self._rows = seen[len(seen) - before :].copy()
+        # Age of the segment at each row: how many of the last rows belong to it.
+        age = None if span.start is None else span.bars[:, np.newaxis] - span.start + 1
+        out: Float2D = np.empty(values.raw.shape)
+        step = max(1, _BLOCK_VALUES // max(1, values.raw.shape[1] * window.bars))
+        for begin in range(0, span.n_rows, step):
+            end = min(begin + step, span.n_rows)
+            block = seen[begin : end + before]
+            windows, usable = _lay_out(block, None if age is None else age[begin:end], window.bars)
             counts = usable.sum(axis=-1)
             reduced = _REDUCE[window.statistic](windows, usable, counts, window)
             if window.statistic != "count":
                 reduced = np.where(counts >= max(window.min_count, 1), reduced, np.nan)
-            out[begin - (n_rows - rows) : end - (n_rows - rows)] = reduced
+            out[begin:end] = reduced
         return out
 
+    def widen(self, extra: int, bar: int) -> None:
+        fresh = np.full((len(self._rows), extra), np.nan)
+        self._rows = np.concatenate([self._rows, fresh], axis=1)
 
-def segment_starts(present: BoolND) -> Int2D:
-    """First row of each row's segment [n_bars, n_markets], int64.
+    def arrays(self) -> dict[str, AnyArray]:
+        return {"rows": self._rows}
 
-    A row that closes a run of more than :data:`MAX_GAP_BARS` missing bars ends the segment;
-    the next segment starts on the row after it, and a row without a segment gets a start
-    beyond itself. Rows before the first count as missing.
-    """
-    n_bars = len(present)
-    ended = ~present
-    for shift in range(1, min(MAX_GAP_BARS, n_bars - 1) + 1):
-        ended[shift:] &= ~present[:-shift]
-    row = np.arange(n_bars, dtype=np.int64)[:, np.newaxis]
-    barrier = np.maximum.accumulate(np.where(ended, row, np.int64(-1)), axis=0)
-    return np.asarray(barrier + 1, dtype=np.int64)
+    def restore(self, arrays: Mapping[str, AnyArray]) -> None:
+        self._rows = arrays["rows"]
 
 
-def _lay_out(values: Float2D, start: Int2D | None, begin: int, end: int, bars: int) -> tuple[Float3D, BoolND]:
-    """Windows ending at rows begin..end - 1: values and usable mask, each [n, n_columns, bars]."""
-    oldest = begin - bars + 1
-    block = values[max(oldest, 0) : end]
-    if oldest < 0:
-        block = np.concatenate([np.full((-oldest, values.shape[1]), np.nan), block])
+def _lay_out(block: Float2D, age: Int2D | None, bars: int) -> tuple[Float3D, BoolND]:
+    """Windows of a block's rows: values and usable mask, each [n, n_columns, bars]."""
     windows = sliding_window_view(block, bars, axis=0)
     usable = np.isfinite(windows)
-    if start is not None:
-        row = np.arange(begin, end)[:, np.newaxis]
-        age = row - start[begin:end] + 1
-        if (age < bars).any():
-            usable &= np.arange(bars - 1, -1, -1) < age[:, :, np.newaxis]
+    if age is not None and (age < bars).any():
+        usable &= np.arange(bars - 1, -1, -1) < age[:, :, np.newaxis]
     return np.where(usable, windows, 0.0), usable
 
 
@@ -125,7 +276,7 @@ def _mean(windows: Float3D, usable: BoolND, counts: Int2D, window: Window) -> Fl
 
 
 def _std(windows: Float3D, usable: BoolND, counts: Int2D, window: Window) -> Float2D:
-    centre = windows.sum(axis=-1) / np.maximum(counts, 1)
+    centre = _mean(windows, usable, counts, window)
     deviation = np.where(usable, windows - centre[:, :, np.newaxis], 0.0)
     return np.asarray(np.sqrt(np.square(deviation).sum(axis=-1) / np.maximum(counts, 1)))
 

@@ -8,7 +8,9 @@ from riskml.features import expr as e
 from riskml.features.evaluate import evaluate_features
 from riskml.features.expr import Rolling
 from riskml.features.inputs import column
+from riskml.features.rolling import NumpyOps
 from riskml.features.spec import Feature
+from riskml.features.weights import axis_columns
 from riskml.units import HOUR
 
 NAN = np.nan
@@ -101,9 +103,9 @@ def test_no_window_and_no_lag_joins_prices_across_a_long_gap(gap):
 
 def test_windows_over_the_chains_are_not_cut_at_a_markets_gap():
     close = np.array([1.0] * 3 + [NAN] * 5 + [1.0])[:, None]
-    inputs = {"close": close, "tvl": np.arange(9.0)[:, None]}
+    inputs = {"close": close, "tvl": np.repeat(np.arange(9.0)[:, None], len(axis_columns("chain")), axis=1)}
     ts = np.arange(1, 10, dtype=np.int64) * HOUR
-    expr = e.minimum(column("tvl"), "9h") + 0.0 * CLOSE
+    expr = e.across_mean(e.minimum(column("tvl"), "9h")) + 0.0 * CLOSE
     assert evaluate_features([_feature(expr)], inputs, ts, interval="1h", tail=1)[0, 0, 0] == 0.0
 
 
@@ -116,12 +118,10 @@ def test_the_tail_is_the_end_of_the_whole():
 def test_a_shared_subtree_is_computed_once():
     calls = []
 
-    class Counting:
-        def rolling(self, window, values, start, rows, first_bar):
-            from riskml.features.rolling import NumpyOps
-
+    class Counting(NumpyOps):
+        def state(self, window, n_columns, phase=0):
             calls.append(window)
-            return NumpyOps().rolling(window, values, start, rows, first_bar)
+            return super().state(window, n_columns, phase)
 
     features = [_feature(e.mean(CLOSE, "3h") * 2.0), _feature(e.lag(e.mean(column("close"), "3h")))]
     ts = np.arange(1, 10, dtype=np.int64) * HOUR
@@ -134,8 +134,8 @@ def test_a_shared_subtree_is_computed_once():
     [
         ({"close": np.ones((2, 1))}, [HOUR, 3 * HOUR], "consecutive multiples of 1h"),
         ({"close": np.ones((2, 1))}, [1, HOUR + 1], "consecutive multiples of 1h"),
-        ({"close": np.ones((3, 1))}, [HOUR, 2 * HOUR], r"\[2, n_markets\] is required"),
-        ({"close": np.ones(2)}, [HOUR, 2 * HOUR], r"\[2, n_markets\] is required"),
+        ({"close": np.ones((3, 1))}, [HOUR, 2 * HOUR], r"\(2, 1\) is required"),
+        ({"close": np.ones(2)}, [HOUR, 2 * HOUR], "no input has a column per market"),
         ({"high": np.ones((2, 1))}, [HOUR, 2 * HOUR], "inputs close are missing"),
         ({"close": np.ones((0, 1))}, [], "the grid is empty"),
     ],

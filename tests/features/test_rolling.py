@@ -1,4 +1,4 @@
-"""Every rolling statistic, in both forms, against a plain loop."""
+"""Every rolling statistic, in all three forms, against a plain loop."""
 
 import math
 import statistics
@@ -6,11 +6,15 @@ import statistics
 import numpy as np
 import pytest
 
-from riskml.features.rolling import NumpyOps, Window, segment_starts
+from riskml.errors import DataError
+from riskml.features.blocks import BlockOps
+from riskml.features.rolling import NumpyOps, Segments, Span, Values, Window, roll, segment_starts
 from riskml.tables.compiled import CompiledOps
 
 NAN = math.nan
-BOTH_FORMS = pytest.mark.parametrize("ops", [NumpyOps(), CompiledOps()], ids=["numpy", "compiled"])
+FORMS = [NumpyOps(), BlockOps(), CompiledOps()]
+EVERY_FORM = pytest.mark.parametrize("ops", FORMS, ids=["definition", "carried", "compiled"])
+CARRIED = [BlockOps(), CompiledOps()]
 STATISTICS = ("count", "sum", "mean", "std", "min", "max", "quantile", "ewm_mean")
 
 
@@ -62,7 +66,7 @@ def _data():
     return values
 
 
-@BOTH_FORMS
+@EVERY_FORM
 @pytest.mark.parametrize("statistic", STATISTICS)
 @pytest.mark.parametrize("bars", [1, 2, 7, 30, 200])
 @pytest.mark.parametrize("cut", [False, True], ids=["uncut", "segments"])
@@ -78,24 +82,24 @@ def test_a_statistic_equals_the_plain_loop(ops, statistic, bars, cut):
     start = segment_starts(np.isfinite(values)) if cut else None
     # A child is finite in missing rows too, for instance when it is itself a mean.
     filled = np.where(np.isnan(values), 0.25, values) if cut else values
-    found = ops.rolling(window, filled, start, len(values), 1234)
+    found = roll(ops, window, filled, start=start, bar=0, phase=5)
     for column in range(values.shape[1]):
         starts = [0] * len(values) if start is None else start[:, column].tolist()
         expected = _plain(window, filled[:, column].tolist(), starts)
         np.testing.assert_allclose(found[:, column], expected, rtol=1e-10, atol=1e-12)
 
 
-@BOTH_FORMS
+@EVERY_FORM
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_the_last_rows_alone_equal_the_end_of_all_rows(ops, statistic):
     values = _data()
     window = Window(statistic, 7, 3, 0.8 if statistic == "ewm_mean" else 1.0)
-    every = ops.rolling(window, values, None, len(values), 0)
-    last = ops.rolling(window, values[-12:], None, 6, len(values) - 12)
-    np.testing.assert_allclose(last, every[-6:], rtol=1e-12)
+    every = roll(ops, window, values)
+    last = roll(ops, window, values[-12:], bar=len(values) - 12)
+    np.testing.assert_allclose(last[-6:], every[-6:], rtol=1e-12)
 
 
-@BOTH_FORMS
+@EVERY_FORM
 @pytest.mark.parametrize(
     ("statistic", "expected"),
     [
@@ -107,18 +111,18 @@ def test_the_last_rows_alone_equal_the_end_of_all_rows(ops, statistic):
 )
 def test_missing_values_are_skipped_and_too_few_give_nan(ops, statistic, expected):
     values = np.array([[1.0], [2.0], [NAN], [4.0]])
-    found = ops.rolling(Window(statistic, 3, 2), values, None, 4, 0)
+    found = roll(ops, Window(statistic, 3, 2), values)
     np.testing.assert_array_equal(found[:, 0], expected)
 
 
-@BOTH_FORMS
+@EVERY_FORM
 def test_a_spike_leaves_no_trace_once_it_has_left_the_window(ops):
     values = np.full((40, 1), 0.1)
     values[5] = 1e17
     for statistic in ("sum", "mean", "std", "ewm_mean"):
         window = Window(statistic, 8, 4, 0.9 if statistic == "ewm_mean" else 1.0)
-        found = ops.rolling(window, values, None, 40, 3)
-        clean = ops.rolling(window, np.full((40, 1), 0.1), None, 40, 3)
+        found = roll(ops, window, values, bar=3)
+        clean = roll(ops, window, np.full((40, 1), 0.1), bar=3)
         np.testing.assert_allclose(found[20:], clean[20:], rtol=1e-12, atol=1e-15)
 
 
@@ -135,3 +139,68 @@ def test_a_spike_leaves_no_trace_once_it_has_left_the_window(ops):
 def test_more_than_three_missing_bars_end_a_segment(present, starts):
     column = np.array([[letter == "1"] for letter in present])
     assert segment_starts(column)[:, 0].tolist() == starts
+
+
+def _portions(n_rows, rng):
+    first = 0
+    while first < n_rows:
+        last = min(n_rows, first + int(rng.integers(1, 40)))
+        yield first, last
+        first = last
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("bars", [1, 5, 24])
+@pytest.mark.parametrize("bar", [0, 11, 454_321])
+def test_the_carried_forms_agree_bit_for_bit_in_whatever_portions_rows_arrive(statistic, bars, bar):
+    rng = np.random.default_rng(9)
+    values = rng.normal(size=(300, 3)) * 10.0 ** rng.integers(-6, 6, (300, 3))
+    values[rng.random(values.shape) < 0.1] = NAN
+    values[100:106, 1] = NAN
+    start = Segments(3).push(np.isfinite(values), bar)
+    window = Window(statistic, bars, (bars + 1) // 2, 0.97 if statistic == "ewm_mean" else 1.0)
+    whole = roll(BlockOps(), window, values, start=start, bar=bar, phase=3)
+    for ops in CARRIED:
+        state = ops.state(window, 3, 3)
+        parts = []
+        for first, last in _portions(300, rng):
+            span = Span(bar + first, last - first, start[first:last])
+            parts.append(state.push(Values(values[first:last], span), span))
+        assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_state_goes_from_one_carried_form_to_the_other(statistic):
+    values = _data()
+    window = Window(statistic, 9, 2, 0.9 if statistic == "ewm_mean" else 1.0)
+    whole = roll(CompiledOps(), window, values, phase=4)
+    first, second = BlockOps().state(window, 3, 4), CompiledOps().state(window, 3, 4)
+    head, rest = Span(0, 50), Span(50, len(values) - 50)
+    first.push(Values(values[:50], head), head)
+    second.restore(first.arrays())
+    assert second.push(Values(values[50:], rest), rest).tobytes() == whole[50:].tobytes()
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_state_of_another_width_is_refused(statistic):
+    window = Window(statistic, 9, 2, 0.9 if statistic == "ewm_mean" else 1.0)
+    narrow, wide = BlockOps().state(window, 1), BlockOps().state(window, 2)
+    narrow.push(Values(np.ones((3, 1)), Span(0, 3)), Span(0, 3))
+    with pytest.raises(DataError, match="does not fit a window of 9 bars and 2 columns"):
+        wide.restore(narrow.arrays())
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_column_that_joins_late_counts_from_its_first_row_and_disturbs_nobody(ops, statistic):
+    values = _data()
+    window = Window(statistic, 9, 2, 0.9 if statistic == "ewm_mean" else 1.0)
+    late = values.copy()
+    late[:40, 2] = NAN
+    expected = roll(ops, window, late, phase=4)
+    state = ops.state(window, 2, 4)
+    head, rest = Span(0, 40), Span(40, len(values) - 40)
+    state.push(Values(values[:40, :2], head), head)
+    state.widen(1, 40)
+    found = state.push(Values(values[40:], rest), rest)
+    np.testing.assert_array_equal(found, expected[40:])
