@@ -27,7 +27,8 @@ class Column:
     unit: str
     meaning: str
     required: bool = True
-    """A required column is present in every input; an optional one is filled with null."""
+    """A required column is present in every input; an optional one is filled with null, or with
+    an empty name where null is not allowed."""
     nullable: bool = False
     """A cell may be null (NaN), meaning "the venue does not publish it"."""
     sign: Sign = "any"
@@ -75,13 +76,25 @@ def _number(name: str, unit: str, meaning: str, *, sign: Sign = "any", optional:
     return Column(name, "float", unit, meaning, required=not optional, nullable=optional, sign=sign)
 
 
+def _amount(name: str, unit: str, meaning: str) -> Column:
+    """An optional number that is never negative."""
+    return _number(name, unit, meaning, sign="non-negative", optional=True)
+
+
 _TS = _time("ts", "when it happened; bars and marks carry their close time")
 _KNOWN = _time("known_at", "when a live engine would have had this row")
 _VENUE = _text("venue", "exchange, e.g. binance")
 _SYMBOL = _text("symbol", "market in riskml's naming: BTC, kPEPE (= 1000 PEPE)")
 _ACCOUNT = _text("account_id", "account")
 _INTERVAL = _text("interval", "bar length, e.g. 1h")
-_CHAIN = _text("chain", "chain, e.g. ethereum; 'multi' = bridges that serve many")
+_CHAIN = _text(
+    "chain",
+    "chain, e.g. ethereum; 'multi' = bridges that serve many, 'all' and '*_total' = totals, in no sum",
+)
+
+_MARKET_ROW = (_TS, _KNOWN, _VENUE, _SYMBOL)
+_ACCOUNT_ROW = (_TS, _KNOWN, _ACCOUNT)
+_CHAIN_ROW = (_TS, _KNOWN, _CHAIN)
 
 _OHLC = tuple(
     _number(name, "quote", f"{name} price of the bar", sign="positive")
@@ -114,18 +127,13 @@ _TABLES = (
         "traded price and volume per bar; ts is the bar's close",
         ("ts", "venue", "symbol", "interval"),
         (
-            _TS,
-            _KNOWN,
-            _VENUE,
-            _SYMBOL,
+            *_MARKET_ROW,
             _INTERVAL,
             *_OHLC,
             _number("volume", "base", "traded volume", sign="non-negative"),
-            _number("quote_volume", "quote", "traded value", sign="non-negative", optional=True),
-            _number("trades", "count", "number of trades", sign="non-negative", optional=True),
-            _number(
-                "taker_buy_volume", "base", "volume bought by takers", sign="non-negative", optional=True
-            ),
+            _amount("quote_volume", "quote", "traded value"),
+            _amount("trades", "count", "number of trades"),
+            _amount("taker_buy_volume", "base", "volume bought by takers"),
         ),
         "market",
     ),
@@ -134,10 +142,7 @@ _TABLES = (
         "mark and index price per bar; ts is the bar's close",
         ("ts", "venue", "symbol", "interval"),
         (
-            _TS,
-            _KNOWN,
-            _VENUE,
-            _SYMBOL,
+            *_MARKET_ROW,
             _INTERVAL,
             *(
                 _number(
@@ -158,10 +163,7 @@ _TABLES = (
         "funding paid at ts",
         ("ts", "venue", "symbol"),
         (
-            _TS,
-            _KNOWN,
-            _VENUE,
-            _SYMBOL,
+            *_MARKET_ROW,
             _number("rate", "fraction per interval", "paid by longs to shorts when positive"),
             _number("interval_h", "hours", "time that the rate covers", sign="positive"),
         ),
@@ -172,12 +174,9 @@ _TABLES = (
         "open interest at ts",
         ("ts", "venue", "symbol"),
         (
-            _TS,
-            _KNOWN,
-            _VENUE,
-            _SYMBOL,
-            _number("open_interest", "base", "open contracts", sign="non-negative", optional=True),
-            _number("open_interest_usd", "usd", "open contracts in USD", sign="non-negative", optional=True),
+            *_MARKET_ROW,
+            _amount("open_interest", "base", "open contracts"),
+            _amount("open_interest_usd", "usd", "open contracts in USD"),
         ),
         "market",
     ),
@@ -186,14 +185,36 @@ _TABLES = (
         "order book depth around the mid price",
         ("ts", "venue", "symbol", "band_bps"),
         (
-            _TS,
-            _KNOWN,
-            _VENUE,
-            _SYMBOL,
+            *_MARKET_ROW,
             _number("band_bps", "bps", "half width of the band", sign="positive"),
             _number("bid_usd", "usd", "resting bids within the band", sign="non-negative"),
             _number("ask_usd", "usd", "resting asks within the band", sign="non-negative"),
-            _number("spread_bps", "bps", "best ask over best bid", sign="non-negative", optional=True),
+            _amount("spread_bps", "bps", "best ask over best bid"),
+        ),
+        "market",
+    ),
+    TableContract(
+        "taker_flow",
+        "what takers bought and sold in the bar that ends at ts",
+        ("ts", "venue", "symbol", "interval"),
+        (
+            *_MARKET_ROW,
+            _text("interval", "time that the row covers, e.g. 4h; rows may be further apart"),
+            _amount("buy_volume", "base", "volume bought by takers"),
+            _amount("sell_volume", "base", "volume sold by takers"),
+            _amount("buy_usd", "usd", "value bought by takers"),
+            _amount("sell_usd", "usd", "value sold by takers"),
+        ),
+        "market",
+    ),
+    TableContract(
+        "long_short",
+        "how a group of accounts is positioned at ts",
+        ("ts", "venue", "symbol", "population"),
+        (
+            *_MARKET_ROW,
+            _text("population", "who is counted: global_account, top_account or top_position"),
+            _number("long_fraction", "fraction", "share that is long; the rest is short", sign="fraction"),
         ),
         "market",
     ),
@@ -202,13 +223,10 @@ _TABLES = (
         "forced closes; account_id is empty where the source gives totals only",
         ("ts", "venue", "symbol", "account_id", "side"),
         (
-            _TS,
-            _KNOWN,
-            _VENUE,
-            _SYMBOL,
+            *_MARKET_ROW,
             _ACCOUNT,
             _text("side", "long or short: the side that was closed"),
-            _number("size", "base", "closed size", sign="non-negative", optional=True),
+            _amount("size", "base", "closed size"),
             _number("price", "quote", "price of the close", sign="positive", optional=True),
             _number("notional_usd", "usd", "closed value", sign="non-negative"),
         ),
@@ -219,34 +237,29 @@ _TABLES = (
         "value moved over bridges, supply and lending rate, per chain and asset",
         ("ts", "chain", "asset", "source"),
         (
-            _TS,
-            _KNOWN,
-            _CHAIN,
+            *_CHAIN_ROW,
             _text("asset", "asset, or ALL where the source has none"),
             _text("source", "who reports it, e.g. a bridge's name"),
-            _number("inflow_usd", "usd", "value that came in", sign="non-negative", optional=True),
-            _number("outflow_usd", "usd", "value that went out", sign="non-negative", optional=True),
-            _number("supply_usd", "usd", "circulating supply", sign="non-negative", optional=True),
+            _amount("inflow_usd", "usd", "value that came in"),
+            _amount("outflow_usd", "usd", "value that went out"),
+            _amount("supply_usd", "usd", "circulating supply"),
             _number("lending_rate", "fraction per year", "borrow rate", optional=True),
         ),
         "chain",
     ),
     TableContract(
         "chains",
-        "state of a chain",
-        ("ts", "chain"),
+        "state of a chain; a column is null where the row's source does not give it",
+        ("ts", "chain", "source"),
         (
-            _TS,
-            _KNOWN,
-            _CHAIN,
-            _number("tvl_usd", "usd", "total value locked", sign="non-negative", optional=True),
-            _number(
-                "gas_usd", "usd per transaction", "cost of a transaction", sign="non-negative", optional=True
-            ),
-            _number("tx_count", "count", "transactions in the period", sign="non-negative", optional=True),
-            _number(
-                "block_time_s", "seconds", "mean time between blocks", sign="non-negative", optional=True
-            ),
+            *_CHAIN_ROW,
+            Column("source", "text", "", "who reports it; empty where there is one source", required=False),
+            _amount("tvl_usd", "usd", "total value locked"),
+            _amount("gas_usd", "usd per transaction", "cost of a transaction"),
+            _amount("gas_gwei", "gwei", "mean gas price"),
+            _amount("tx_count", "count", "transactions in the period"),
+            _amount("active_addresses", "count", "addresses that sent or received in the period"),
+            _amount("block_time_s", "seconds", "mean time between blocks"),
         ),
         "chain",
     ),
@@ -260,7 +273,7 @@ _TABLES = (
             _VENUE,
             _text("asset", "pegged asset, e.g. USDC"),
             _number("price_usd", "usd", "market price", sign="positive"),
-            _number("redemption_usd", "usd", "value on redemption", sign="non-negative", optional=True),
+            _amount("redemption_usd", "usd", "value on redemption"),
         ),
         "asset",
     ),
@@ -269,18 +282,10 @@ _TABLES = (
         "state of an account",
         ("ts", "account_id"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             _text("margin_mode", "cross, isolated or portfolio"),
             _number("cash_usd", "usd", "cash; negative = owed"),
-            _number(
-                "maintenance_margin_usd",
-                "usd",
-                "the venue's own requirement",
-                sign="non-negative",
-                optional=True,
-            ),
+            _amount("maintenance_margin_usd", "usd", "the venue's own requirement"),
         ),
         "date",
     ),
@@ -289,9 +294,7 @@ _TABLES = (
         "assets that back an account, by chain",
         ("ts", "account_id", "chain", "asset"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             _CHAIN,
             _text("asset", "collateral asset"),
             _number("amount", "units", "units held", sign="non-negative"),
@@ -304,22 +307,14 @@ _TABLES = (
         "open positions",
         ("ts", "account_id", "venue", "symbol"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             _VENUE,
             _SYMBOL,
             _number("size", "base, signed", "positive = long"),
             _number("entry_price", "quote", "average entry price", sign="positive"),
             _number("mark_price", "quote", "price at which it is valued", sign="positive"),
             _text("margin_mode", "cross or isolated"),
-            _number(
-                "isolated_margin_usd",
-                "usd",
-                "margin set aside for an isolated position",
-                sign="non-negative",
-                optional=True,
-            ),
+            _amount("isolated_margin_usd", "usd", "margin set aside for an isolated position"),
         ),
         "date",
     ),
@@ -328,9 +323,7 @@ _TABLES = (
         "open orders",
         ("ts", "account_id", "order_id"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             _text("order_id", "order"),
             _VENUE,
             _SYMBOL,
@@ -345,9 +338,7 @@ _TABLES = (
         "fills",
         ("ts", "account_id", "venue", "symbol", "sequence"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             _VENUE,
             _SYMBOL,
             Column("sequence", "int", "count", "order of the fill within its source"),
@@ -362,9 +353,7 @@ _TABLES = (
         "deposits, withdrawals and funding",
         ("ts", "account_id", "sequence"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             Column("sequence", "int", "count", "order of the entry within its source"),
             _number("delta_usd", "usd", "change of cash"),
             _text("kind", "deposit, withdrawal, funding or other"),
@@ -376,9 +365,7 @@ _TABLES = (
         "what the risk engine decided, one row per account and time",
         ("ts", "account_id", "engine", "bundle_id"),
         (
-            _TS,
-            _KNOWN,
-            _ACCOUNT,
+            *_ACCOUNT_ROW,
             _text("engine", "riskml or a yardstick engine"),
             _text("bundle_id", "bundle that made the forecast; empty for a static engine"),
             _number("equity_usd", "usd", "cash + collateral after haircuts + open profit"),
@@ -391,13 +378,7 @@ _TABLES = (
             _number("distance_1h", "scales", "distance to liquidation at 1 h", optional=True),
             _number("distance_8h", "scales", "distance to liquidation at 8 h", optional=True),
             _number("distance_24h", "scales", "distance to liquidation at 24 h", optional=True),
-            _number(
-                "risk_score",
-                "0-100",
-                "one score over all chains and venues",
-                sign="non-negative",
-                optional=True,
-            ),
+            _amount("risk_score", "0-100", "one score over all chains and venues"),
             _text("action", "normal, watch, restrict or deleverage"),
             _text("reasons", "names of the reasons, separated by |", required=False),
             _text("top_contributions", "largest legs as symbol=share, separated by |", required=False),

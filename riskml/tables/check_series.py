@@ -20,14 +20,27 @@ from riskml.tables.keys import key_codes, storage_key
 from riskml.tables.partitions import LakePartition
 from riskml.units import DAY, HOUR, duration_us, format_us
 
-_REGULAR = ("bars", "marks", "funding", "open_interest", "depth", "flows", "chains", "pegs")
+_REGULAR = (
+    "bars",
+    "marks",
+    "funding",
+    "open_interest",
+    "depth",
+    "taker_flow",
+    "long_short",
+    "flows",
+    "chains",
+    "pegs",
+)
 """Tables whose series have a regular step; events and accounts do not."""
 _LIVE = {
     "bars": ("close",),
     "marks": ("mark_close", "index_close"),
     "open_interest": ("open_interest", "open_interest_usd"),
     "depth": ("bid_usd", "ask_usd"),
-    "chains": ("tvl_usd",),
+    "taker_flow": ("buy_volume", "sell_volume", "buy_usd", "sell_usd"),
+    "long_short": ("long_fraction",),
+    "chains": ("tvl_usd", "gas_gwei", "tx_count"),
 }
 """Columns that move from row to row while their source is alive."""
 _STILL_ROWS = 24
@@ -36,6 +49,8 @@ _LOOSE = 3
 """Without a stated step, a gap is longer than this many median steps."""
 _PRICE_JUMP = np.log(300.0)
 """Log price change between rows that only a change of unit explains."""
+_PERCENT_LENDING = 0.5
+"""Median lending rate per year from which a whole series is taken for percent (usual: 0.01 to 0.1)."""
 _PERCENT_FUNDING = 3e-3
 """Median |rate| per 8 h from which a whole file is taken for percent (usual: 1e-4)."""
 
@@ -99,6 +114,7 @@ def check_units(partition: LakePartition, data: pa.Table) -> list[Problem]:
         "flows": _rate_units,
         "pegs": _peg_units,
         "open_interest": _open_interest_units,
+        "taker_flow": _taker_units,
     }
     check = checks.get(partition.table)
     return [] if check is None else list(check(partition, data))
@@ -154,6 +170,24 @@ def _rate_units(partition: LakePartition, data: pa.Table) -> Iterator[Problem]:
     if large.size:
         message = f"{large.size} lending rates are above 2 per year, the first {rate[large[0]]:g}"
         yield _units(partition, message, "rates are fractions: divide percent by 100", large)
+        return
+    for name, start, stop in _series(partition, data):
+        part = rate[start:stop][~np.isnan(rate[start:stop])]
+        if part.size and np.median(part) > _PERCENT_LENDING:
+            message = (
+                f"the median lending rate{_label(name)} is {np.median(part):g} per year, as if in percent"
+            )
+            rows = np.array([start], np.int64)
+            yield _units(partition, message, "rates are fractions: divide percent by 100", rows)
+
+
+def _taker_units(partition: LakePartition, data: pa.Table) -> Iterator[Problem]:
+    for side in ("buy", "sell"):
+        base, usd = (data.column(f"{side}_{unit}").to_numpy() for unit in ("volume", "usd"))
+        both = np.flatnonzero((base > 0) & (usd > 0))
+        if both.size >= _STILL_ROWS and np.all(base[both] == usd[both]):
+            message = f"'{side}_volume' and '{side}_usd' are equal in all {both.size} rows"
+            yield _units(partition, message, f"{side}_volume is in base units", both)
 
 
 def _peg_units(partition: LakePartition, data: pa.Table) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from riskml.contracts import CONTRACTS, contract
 from riskml.errors import ContractError, DataError, Problem, nearest
 from riskml.facts import load_facts
+from riskml.tables.check_flows import TradedLevels
 from riskml.tables.check_series import SeriesEnds, check_steps, check_still, check_units
 from riskml.tables.check_venues import PriceLevels
 from riskml.tables.contracts import drop_invalid, schema
@@ -78,14 +79,14 @@ def check_lake(lake: Lake | str | Path, now: TimeLike | None = None) -> CheckRep
         message = f"{lake.path} holds no table"
         problems.append(Problem("no-table", message, "pass a lake, or fill it with 'riskml ingest'"))
     counts = {"tables": len(tables), "partitions": 0, "rows": 0}
-    levels = PriceLevels()
+    levels = (PriceLevels(), TradedLevels())
     for table in tables:
         found, partitions, rows = _check_table(lake, table, moment, levels)
         problems += found
         counts["partitions"] += partitions
         counts["rows"] += rows
         counts[table] = rows
-    problems += levels.problems()
+    problems += [problem for kind in levels for problem in kind.problems()]
     report = CheckReport(tuple(problems), counts)
     counts["errors"], counts["warnings"] = len(report.errors), len(report.warnings)
     return report
@@ -110,7 +111,7 @@ def _check_folders(lake: Lake) -> Iterator[Problem]:
 
 
 def _check_table(
-    lake: Lake, table: str, now: int | None, levels: PriceLevels
+    lake: Lake, table: str, now: int | None, levels: tuple[PriceLevels, TradedLevels]
 ) -> tuple[list[Problem], int, int]:
     """Findings of one table, its number of files and of usable rows."""
     problems: list[Problem] = []
@@ -130,7 +131,8 @@ def _check_table(
             problems += check_still(partition, data)
             problems += check_units(partition, data)
             problems += _check_future(partition, data, now)
-            levels.add(partition, data)
+            for kind in levels:
+                kind.add(partition, data)
     problems += _check_stale(table, latest, now)
     return problems, len(partitions), rows
 

@@ -76,7 +76,8 @@ def enforce(table: str, data: pa.Table, *, where: str = "", columns: Sequence[st
 
     Returns
     -------
-    pa.Table : same rows in the same order; absent optional columns are null.
+    pa.Table : same rows in the same order; absent optional columns are null, or an empty name where
+        the column is part of the key.
 
     Raises
     ------
@@ -221,9 +222,16 @@ def _examine(
             if array is not None:
                 arrays[column.name] = _check_values(report, column, array)
         elif not column.required:
-            arrays[column.name] = pa.nulls(data.num_rows, _TYPES[column.kind])
+            arrays[column.name] = _absent(column, data.num_rows)
     _check_rows(report, arrays)
     return report, arrays, wanted
+
+
+def _absent(column: Column, rows: int) -> pa.Array:
+    """An optional column that the input lacks: null, or the empty name in a part of the key."""
+    if column.nullable:
+        return pa.nulls(rows, _TYPES[column.kind])
+    return pa.repeat(pa.scalar("", _TYPES[column.kind]), rows)
 
 
 def _wanted(spec: TableContract, columns: Sequence[str] | None) -> list[Column]:

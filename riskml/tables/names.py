@@ -44,8 +44,9 @@ def is_inverse(symbol: str) -> bool:
     return bool(INVERSE.search(symbol) or _PAIR.fullmatch(symbol))
 
 
-_MAY_BE_EMPTY = {("liquidations", "account_id"), ("margins", "bundle_id")}
-"""Totals over accounts have no account, a static engine has no bundle; every other key names something."""
+_MAY_BE_EMPTY = {("liquidations", "account_id"), ("margins", "bundle_id"), ("chains", "source")}
+"""Totals over accounts have no account, a static engine has no bundle, a chain's only source needs no
+name; every other key names something."""
 
 
 def bad_names(spec: TableContract, column: str, names: list[str]) -> Iterator[BadName]:

@@ -34,6 +34,7 @@ from riskml.tables.synthetic_market import MINUTES, TRAITS, MarketPath, simulate
 from riskml.tables.synthetic_market_tables import (
     HourlySeries,
     bar_minutes,
+    flow_tables,
     funding_due,
     hourly_series,
     market_tables,
@@ -118,12 +119,13 @@ def generate_tables(recipe: SampleRecipe) -> dict[str, pa.Table]:
     not change the market.
     """
     start = to_us(END) - recipe.days * DAY
-    streams = [np.random.default_rng(item) for item in np.random.SeedSequence(recipe.seed).spawn(5)]
+    streams = [np.random.default_rng(item) for item in np.random.SeedSequence(recipe.seed).spawn(6)]
     chains, drivers = simulate_chains(streams[0], start, recipe.days, recipe.account_days)
     path = simulate_market(streams[1], TRAITS[: recipe.markets], drivers)
     series = hourly_series(streams[2], path)
     volatility = np.exp(0.5 * series.activity.mean(axis=1))
     tables = market_tables(streams[2], path, series, start, recipe.interval)
+    tables |= flow_tables(streams[5], path, series, start)
     tables |= chain_tables(streams[3], chains, volatility, start)
     market = _account_market(recipe, path, series, chains, start)
     simulation = AccountSimulation(streams[4], market, recipe.accounts)

@@ -23,7 +23,10 @@ STABLECOINS = ("USDC", "USDT")
 _TVL_USD = np.array([5.5e10, 2.6e9, 4.5e9])
 _SUPPLY_USD = np.array([[2.5e10, 4.0e10], [1.6e9, 2.5e9], [2.2e9, 0.9e9]])
 _GAS_USD = np.array([4.0, 0.12, 0.002])
+_GAS_GWEI = np.array([22.0, 0.1, np.nan])
+"""Solana prices transactions in another unit."""
 _TX_PER_HOUR = np.array([4.5e4, 6.0e4, 1.5e6])
+_ADDRESSES_PER_HOUR = np.array([2.2e4, 1.4e4, 1.1e5])
 _BLOCK_TIME_S = np.array([12.1, 0.26, 0.41])
 _BRIDGE_SHARE = (0.65, 0.35)
 _BRIDGES = ("sim-canonical", "sim-router")
@@ -207,8 +210,11 @@ def _chains(history: ChainHistory, volatility: Float1D, hour_end: TimeUs) -> pa.
         {
             "ts": np.repeat(hour_end, n_chains),
             "chain": text(CHAINS, np.tile(np.arange(n_chains), n_hours)),
+            "source": "sim",
             "tvl_usd": round_significant(tvl, 5).ravel(),
             "gas_usd": round_significant(_GAS_USD * busy, 4).ravel(),
+            "gas_gwei": round_significant(_GAS_GWEI * busy, 4).ravel(),
+            "active_addresses": np.round(_ADDRESSES_PER_HOUR * np.sqrt(busy) * running).ravel(),
             "tx_count": np.round(_TX_PER_HOUR * np.sqrt(busy) * running).ravel(),
             "block_time_s": round_significant(
                 np.where(running, _BLOCK_TIME_S * (1 + 0.02 * np.log(history.gas_noise)), 3600.0), 4

@@ -18,6 +18,10 @@ OTHER_VENUE = "sim2"
 """A second venue that publishes funding only, so that funding differs between venues."""
 _DEPTH_BANDS_BPS = (25.0, 100.0)
 _DEPTH_EVERY_H = 4
+_FLOW_HOURS = 4
+_POPULATIONS = (("global_account", -0.09, 0.012), ("top_position", 0.07, 0.008))
+"""Groups of accounts: how far each leans with the crowd's positioning, and its noise. Small accounts
+take the other side of the crowd's money, as exchanges publish it."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,46 @@ def _depth(rng: np.random.Generator, path: MarketPath, series: HourlySeries, sta
             "spread_bps": round_significant(0.8 * np.exp(0.4 * wild + 0.2 * noise[2]), 4).ravel(),
         }
         parts.append(contract_table("depth", columns, wild.size))
+    return pa.concat_tables(parts)
+
+
+def flow_tables(
+    rng: np.random.Generator, path: MarketPath, series: HourlySeries, start_us: int
+) -> dict[str, pa.Table]:
+    """``taker_flow`` and ``long_short``, from the same volumes and positioning as the other tables.
+
+    They draw from a stream of their own, so that no other table depends on them.
+    """
+    return {
+        "taker_flow": _taker_flow(path, series, start_us),
+        "long_short": _long_short(rng, path, start_us),
+    }
+
+
+def _taker_flow(path: MarketPath, series: HourlySeries, start_us: int) -> pa.Table:
+    """Takers' buys and sells: exactly the bars' volume and taker volume, added up."""
+    n_hours, n_markets = series.volume_usd.shape
+    ts = _hour_ends(start_us, n_hours)[_FLOW_HOURS - 1 :: _FLOW_HOURS]
+    columns = _long_form(path, ts) | {"interval": f"{_FLOW_HOURS}h"}
+    for name, share in (("buy", series.taker_share), ("sell", 1.0 - series.taker_share)):
+        usd = series.volume_usd * share
+        for suffix, values in (("volume", usd / series.price), ("usd", usd)):
+            total = values.reshape(len(ts), _FLOW_HOURS, n_markets).sum(axis=1)
+            columns[f"{name}_{suffix}"] = round_significant(total, 6).ravel()
+    return contract_table("taker_flow", columns, len(ts) * n_markets)
+
+
+def _long_short(rng: np.random.Generator, path: MarketPath, start_us: int) -> pa.Table:
+    crowd = path.hourly.positioning[_FLOW_HOURS - 1 :: _FLOW_HOURS]
+    ts = _hour_ends(start_us, len(path.hourly.positioning))[_FLOW_HOURS - 1 :: _FLOW_HOURS]
+    parts = []
+    for population, lean, noise in _POPULATIONS:
+        share = 0.5 + lean * np.tanh(crowd) + noise * rng.standard_normal(crowd.shape)
+        columns = _long_form(path, ts) | {
+            "population": population,
+            "long_fraction": np.round(np.clip(share, 0.05, 0.95), 4).ravel(),
+        }
+        parts.append(contract_table("long_short", columns, crowd.size))
     return pa.concat_tables(parts)
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from riskml.errors import DataError
 from riskml.tables.checks import check_lake
-from riskml.tables.contracts import enforce
-from riskml.units import DAY, HOUR, format_us
+from riskml.tables.contracts import enforce, from_arrays
+from riskml.units import DAY, HOUR, format_us, to_us
+
+T0 = to_us("2024-01-01")
 
 
 def found(lake, **options):
@@ -209,3 +211,75 @@ def test_age_is_judged_only_against_the_time_passed_in(lake, rows):
     assert found(lake, now=rows.T0 + 61 * HOUR) == []
     assert [code for code, _ in found(lake, now=rows.T0 + 10 * DAY)] == ["stale-table"]
     assert [code for code, _ in found(lake, now=rows.T0 + 30 * HOUR)] == ["from-the-future"]
+
+
+def flow_rows(lake, table, n=48, **columns):
+    """Hourly rows of BTC on a venue, next to bars of 5 BTC at 100 USD an hour."""
+    ts = [T0 + HOUR * (row + 1) for row in range(n)]
+    keys = {"ts": ts, "known_at": ts, "venue": ["binance"] * n, "symbol": ["BTC"] * n}
+    values = {name: value if isinstance(value, list) else list(value) for name, value in columns.items()}
+    lake.write(table, from_arrays(table, {name: np.array(v) for name, v in (keys | values).items()}))
+
+
+def wrong_units(lake):
+    return [problem.message for problem in check_lake(lake).problems if problem.code == "wrong-units"]
+
+
+@pytest.mark.parametrize(("level", "wrong"), [(150.0, False), (5e5, True), (0.5, True)])
+def test_depth_is_compared_with_what_is_traded_in_an_hour(lake, rows, level, wrong):
+    lake.write("bars", rows.bars(moving(48)))
+    side = level / 2 * (1 + 0.1 * np.sin(np.arange(48)))
+    flow_rows(lake, "depth", band_bps=[100.0] * 48, bid_usd=side, ask_usd=side)
+    messages = wrong_units(lake)
+    assert bool(messages) is wrong
+    assert all("USD are traded in an hour" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("columns", "wrong"),
+    [
+        (("buy_volume", "sell_volume", 2.5), False),
+        (("buy_usd", "sell_usd", 250.0), False),
+        (("buy_usd", "sell_usd", 2.5), True),
+        (("buy_volume", "sell_volume", 250.0), True),
+    ],
+)
+def test_taker_flow_in_the_other_unit_stands_out_beside_the_bars(lake, rows, columns, wrong):
+    lake.write("bars", rows.bars(moving(48)))
+    buy, sell, level = columns
+    values = {name: level * (1 + 0.1 * np.sin(np.arange(48))) for name in (buy, sell)}
+    flow_rows(lake, "taker_flow", interval=["1h"] * 48, **values)
+    messages = wrong_units(lake)
+    assert len(messages) == wrong
+    assert all(message.startswith("takers trade") for message in messages)
+
+
+def test_taker_flow_whose_base_and_usd_columns_are_equal_is_in_one_unit(lake, rows):
+    values = 2.5 * (1 + 0.1 * np.sin(np.arange(48)))
+    flow_rows(
+        lake,
+        "taker_flow",
+        interval=["1h"] * 48,
+        buy_volume=values,
+        sell_volume=values,
+        buy_usd=values,
+        sell_usd=values * 100,
+    )
+    assert wrong_units(lake) == ["'buy_volume' and 'buy_usd' are equal in all 48 rows"]
+
+
+def test_a_share_of_longs_that_stands_still_is_found(lake):
+    flow_rows(lake, "long_short", population=["global_account"] * 48, long_fraction=[0.55] * 48)
+    (problem,) = check_lake(lake).problems
+    assert problem.code == "constant-column"
+    assert "'long_fraction' of global_account stands still for 48 rows" in problem.message
+
+
+def test_lending_rates_in_percent_are_found_by_their_level(lake):
+    ts = np.array([T0 + DAY * day for day in range(3)])
+    names = {"chain": "ethereum", "asset": "USDC", "source": "x"}
+    columns = {name: np.array([value] * 3, object) for name, value in names.items()}
+    rates = {"ts": ts, "known_at": ts, "lending_rate": np.array([0.9, 1.1, 1.9])}
+    lake.write("flows", from_arrays("flows", columns | rates))
+    (message,) = wrong_units(lake)
+    assert "the median lending rate of USDC, x is 1.1 per year, as if in percent" in message

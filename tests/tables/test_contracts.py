@@ -9,7 +9,7 @@ import pytest
 from riskml.contracts import CONTRACTS
 from riskml.errors import ContractError
 from riskml.tables.contracts import as_arrays, drop_invalid, enforce, from_arrays, schema
-from riskml.units import HOUR
+from riskml.units import HOUR, to_us
 
 
 def codes(error: ContractError) -> list[str]:
@@ -243,3 +243,37 @@ def test_numpy_columns_survive_the_round_trip(rows):
     assert arrays["symbol"].tolist() == ["BTC", "BTC"]
     assert np.isnan(arrays["trades"][0])
     assert from_arrays("bars", arrays).equals(data)
+
+
+def chain_rows(**columns):
+    ts = np.array([to_us("2024-01-01")] * 2)
+    names = {"chain": np.array(["ethereum"] * 2, object)}
+    return from_arrays("chains", {"ts": ts, "known_at": ts} | names | columns)
+
+
+def test_a_part_of_the_key_that_may_be_left_out_is_the_empty_name():
+    ts = np.array([to_us("2024-01-01")])
+    chain = np.array(["ethereum"], object)
+    data = from_arrays("chains", {"ts": ts, "known_at": ts, "chain": chain})
+    assert data.column("source").to_pylist() == [""]
+    assert data.column("tvl_usd").to_pylist() == [None]
+
+
+def test_rows_of_two_sources_of_a_chain_are_no_duplicates():
+    data = chain_rows(source=np.array(["tvl", "gas"], object))
+    assert data.column("source").to_pylist() == ["tvl", "gas"]
+    with pytest.raises(ContractError, match="appears more than once"):
+        chain_rows()
+
+
+@pytest.mark.parametrize(("value", "good"), [(0.0, True), (0.55, True), (55.0, False), (-0.1, False)])
+def test_a_share_of_longs_is_a_fraction(value, good):
+    columns = {"venue": "binance", "symbol": "BTC", "population": "global_account"}
+    rows = {name: np.array([text], object) for name, text in columns.items()}
+    rows |= {"ts": np.array([to_us("2024-01-01")]), "long_fraction": np.array([value])}
+    rows["known_at"] = rows["ts"]
+    if good:
+        assert from_arrays("long_short", rows).num_rows == 1
+    else:
+        with pytest.raises(ContractError, match="has to be between 0 and 1"):
+            from_arrays("long_short", rows)

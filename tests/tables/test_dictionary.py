@@ -3,6 +3,7 @@
 import pytest
 
 from riskml.contracts import CONTRACTS
+from riskml.facts import load_facts
 from riskml.features.catalog import CATALOG
 from riskml.features.inputs import INPUTS
 from riskml.tables.dictionary import features_markdown, tables_markdown, write
@@ -23,6 +24,24 @@ def test_every_feature_input_table_and_column_is_listed():
     for table in CONTRACTS.values():
         section = tables.split(f"\n## {table.name}\n")[1].split("\n## ")[0]
         assert all(f"| {name} |" in section for name in table.column_names)
+
+
+def test_every_feature_says_its_lookbacks_and_when_it_is_missing():
+    lines = features_markdown().splitlines()
+    for feature in CATALOG:
+        line = next(line for line in lines if line.startswith(f"| {feature.name} |"))
+        lookbacks = f"| {feature.lookback_bars('1h')} | {feature.lookback_bars('1m')} |"
+        assert f"{lookbacks} {feature.nan_rule} |" in line.replace("\\|", "|")
+
+
+def test_the_weights_of_every_entry_are_listed_with_their_reason():
+    text = features_markdown()
+    facts = load_facts("chain_weights")
+    assert "| default | ethereum 0.30, tron 0.15" in text
+    for section in ("venue", "market"):
+        for name, entry in facts[section].items():
+            assert f"| {section} {name} |" in text
+            assert entry["reason"].replace("\n", " ") in text
 
 
 def test_every_row_of_a_table_has_the_same_number_of_cells():

@@ -130,6 +130,38 @@ def test_bars_are_gapless_and_open_at_the_last_close(frames: dict[str, pd.DataFr
         assert bars.taker_buy_volume.le(bars.volume).all()
 
 
+def test_taker_flow_is_the_sum_of_the_bars_it_covers(
+    tables: dict[str, pa.Table], frames: dict[str, pd.DataFrame]
+) -> None:
+    bars = frames["bars"].assign(ts=frames["bars"].ts.dt.ceil("4h"))
+    summed = bars.groupby(["ts", "symbol"])[["taker_buy_volume", "volume", "quote_volume"]].sum()
+    flow = tables["taker_flow"].to_pandas().set_index(["ts", "symbol"])
+    assert set(flow.interval) == {"4h"}
+    both = flow.join(summed, how="inner")
+    assert len(both) == len(flow) == len(summed)
+    assert np.allclose(both.buy_volume, both.taker_buy_volume, rtol=1e-5)
+    assert np.allclose(both.buy_volume + both.sell_volume, both.volume, rtol=1e-5)
+    assert np.allclose(both.buy_usd + both.sell_usd, both.quote_volume, rtol=1e-5)
+
+
+def test_small_accounts_lean_against_the_large_ones(tables: dict[str, pa.Table]) -> None:
+    shares = tables["long_short"].to_pandas()
+    wide = shares.pivot(index=["ts", "symbol"], columns="population", values="long_fraction")
+    assert wide.global_account.corr(wide.top_position) < -0.5
+    assert wide.min().min() > 0.05
+    assert wide.max().max() < 0.95
+
+
+def test_gas_and_addresses_follow_the_chain_and_solana_has_no_gwei(tables: dict[str, pa.Table]) -> None:
+    chains = tables["chains"].to_pandas()
+    ethereum = chains[chains.chain == "ethereum"]
+    assert np.allclose(ethereum.gas_gwei / ethereum.gas_usd, 22.0 / 4.0, rtol=1e-3)
+    assert chains[chains.chain == "solana"].gas_gwei.isna().all()
+    stalled = chains.tx_count == 0
+    assert stalled.any()
+    assert (chains.active_addresses[stalled] == 0).all()
+
+
 def test_a_row_of_a_day_is_known_after_the_day_and_some_are_restated(tables: dict[str, pa.Table]) -> None:
     flows = tables["flows"].to_pandas()
     assert (flows.known_at - flows.ts).min() == pd.Timedelta("1h")

@@ -1,4 +1,4 @@
-"""Adapters of market data: bars, marks, funding, open interest, liquidations, pegs.
+"""Adapters of market data: bars, marks, funding, open interest, liquidations.
 
 Venues stamp a bar with its open time; riskml stamps it with its close, which is when it
 is known: ``ts = open + interval``.
@@ -132,17 +132,6 @@ def liquidation_totals(file: VendorFile) -> Adapted:
         for side in ("long", "short")
     ]
     return Adapted({"liquidations": pa.concat_tables(sides)})
-
-
-def stablecoin_spot(file: VendorFile) -> Adapted:
-    """Spot price of a stablecoin against USDT, which is taken as one dollar."""
-    data = read_vendor(file, ("ts", "close"))
-    columns = {
-        "venue": str(file.source.options["venue"]),
-        "asset": file.parts["asset"],
-        "price_usd": data.column("close"),
-    }
-    return Adapted({"pegs": make_rows("pegs", _closes(file, data), file.source.lag_us, columns)})
 
 
 def _instrument(file: VendorFile) -> Instrument:

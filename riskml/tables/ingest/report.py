@@ -18,8 +18,8 @@ class IngestReport:
     """The outcome of an ingest."""
 
     counts: dict[str, int]
-    """Rows added per table, and ``files``, ``files_skipped``, ``rows_added``,
-    ``rows_unchanged``, ``rows_dropped``."""
+    """Rows added per table, and ``files``, ``files_skipped`` (``files_refused`` of them for a stated
+    reason), ``rows_added``, ``rows_unchanged``, ``rows_dropped``."""
     skipped: tuple[Skip, ...]
     """Files and rows left out on purpose, with the reason."""
     problems: tuple[Problem, ...]

@@ -17,10 +17,18 @@ import pyarrow as pa
 from riskml.arrays import AnyArray
 from riskml.errors import DataError, Problem, RiskmlError
 from riskml.tables.contracts import as_arrays, drop_invalid, from_arrays
-from riskml.tables.ingest import account_adapters, chain_adapters, market_adapters
+from riskml.tables.ingest import (
+    account_adapters,
+    chain_adapters,
+    chain_state_adapters,
+    lending_adapters,
+    market_adapters,
+    peg_adapters,
+    positioning_adapters,
+)
 from riskml.tables.ingest.report import IngestReport, Progress
 from riskml.tables.ingest.symbols import Instrument
-from riskml.tables.ingest.vendor_file import Adapted, Skip, VendorFile, match_source, sources
+from riskml.tables.ingest.vendor_file import Adapted, Skip, VendorFile, match_source, refused, sources
 from riskml.tables.lake import Lake
 
 ADAPTERS: dict[str, Callable[[VendorFile], Adapted]] = {
@@ -31,10 +39,31 @@ ADAPTERS: dict[str, Callable[[VendorFile], Adapted]] = {
     "open_interest": market_adapters.open_interest,
     "open_interest_panel": market_adapters.open_interest_panel,
     "liquidation_totals": market_adapters.liquidation_totals,
-    "stablecoin_spot": market_adapters.stablecoin_spot,
+    "open_interest_totals": positioning_adapters.open_interest_totals,
+    "funding_weighted": positioning_adapters.funding_weighted,
+    "funding_hourly": positioning_adapters.funding_hourly,
+    "depth_base": positioning_adapters.depth_base,
+    "depth_usd": positioning_adapters.depth_usd,
+    "taker_flow": positioning_adapters.taker_flow,
+    "long_short": positioning_adapters.long_short,
+    "stablecoin_spot": peg_adapters.stablecoin_spot,
+    "peg_windows": peg_adapters.peg_windows,
+    "peg_ohlcv": peg_adapters.peg_ohlcv,
+    "peg_prices": peg_adapters.peg_prices,
+    "peg_pairs": peg_adapters.peg_pairs,
     "bridge_volume": chain_adapters.bridge_volume,
     "stablecoin_supply": chain_adapters.stablecoin_supply,
-    "chain_tvl": chain_adapters.chain_tvl,
+    "stablecoin_caps": chain_adapters.stablecoin_caps,
+    "stablecoin_totals": chain_adapters.stablecoin_totals,
+    "stablecoin_chain_total": chain_adapters.stablecoin_chain_total,
+    "chain_tvl": chain_state_adapters.chain_tvl,
+    "chain_activity": chain_state_adapters.chain_activity,
+    "gas_price": chain_state_adapters.gas_price,
+    "gas_cost": chain_state_adapters.gas_cost,
+    "lending_reserves": lending_adapters.lending_reserves,
+    "lending_rates": lending_adapters.lending_rates,
+    "lending_liquidations": lending_adapters.lending_liquidations,
+    "collateral_liquidations": lending_adapters.collateral_liquidations,
     "hyperliquid_accounts": account_adapters.hyperliquid_accounts,
     "hyperliquid_positions": account_adapters.hyperliquid_positions,
     "hyperliquid_trades": account_adapters.hyperliquid_trades,
@@ -72,6 +101,11 @@ def ingest_vendor(path: Path, lake: Lake, progress: Progress | None = None) -> I
     taken: list[VendorFile] = []
     for file in files:
         relative = file.relative_to(base).as_posix()
+        reason = refused(relative) if file.suffix == ".parquet" else None
+        if reason is not None:
+            run.skipped.append(Skip(relative, f"refused: {reason}"))
+            run.count("files_refused", 1)
+            continue
         matched = match_source(file, relative) if file.suffix == ".parquet" else None
         if matched is not None:
             taken.append(matched)
@@ -85,6 +119,7 @@ def ingest_vendor(path: Path, lake: Lake, progress: Progress | None = None) -> I
             progress(done, len(taken), group[-1].relative)
     _write_instruments(run)
     run.count("files", len(taken))
+    run.count("files_refused", 0)
     run.count("files_skipped", sum(skip.rows is None for skip in run.skipped))
     return IngestReport(run.counts, tuple(run.skipped), tuple(run.problems))
 

@@ -9,10 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from riskml.arrays import AnyArray, Bool1D
 from riskml.errors import ContractError, DataError, Problem, nearest
 from riskml.facts import load_facts
 from riskml.tables.contracts import TIME, schema
@@ -78,6 +80,31 @@ class Adapted:
     """Parts of the file that were left out on purpose."""
     problems: tuple[Problem, ...] = field(default=())
     """Parts that could not be used."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Files that are left out on purpose: a ``[[refused]]`` entry of ``facts/sources.toml``."""
+
+    pattern: re.Pattern[str]
+    """Path below the vendor folder, without ``.parquet``."""
+    reason: str
+    """Why none of their rows may be used."""
+
+
+@cache
+def refusals() -> tuple[Refusal, ...]:
+    """Every refusal of ``facts/sources.toml``; it comes before any source."""
+    return tuple(
+        Refusal(re.compile(entry["pattern"]), " ".join(entry["reason"].split()))
+        for entry in load_facts("sources").get("refused", ())
+    )
+
+
+def refused(relative: str) -> str | None:
+    """Why a file is left out; None when it is not."""
+    stem = relative.removesuffix(".parquet")
+    return next((entry.reason for entry in refusals() if entry.pattern.match(stem)), None)
 
 
 @cache
@@ -178,6 +205,51 @@ def make_rows(table: str, ts_us: pa.Array, lag_us: int, columns: Mapping[str, An
         arrays[name] = pa.repeat(pa.scalar(value), len(ts_us)) if constant else value
     order = [name for name in schema(table).names if name in arrays]
     return pa.table({name: arrays[name] for name in order})
+
+
+def numbers(data: pa.Table, column: str) -> AnyArray:
+    """A column as float64 [n_rows]; null is NaN."""
+    return np.asarray(data.column(column).cast(pa.float64()).to_numpy(), np.float64)
+
+
+def words(data: pa.Table, column: str) -> AnyArray:
+    """A text column as an object array of ``str`` [n_rows]; null is the empty string."""
+    encoded = data.column(column).cast(pa.string()).combine_chunks().fill_null("").dictionary_encode()
+    values = np.asarray(encoded.dictionary.to_pylist(), object)
+    return np.asarray(values[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+class Sieve:
+    """Decides row by row what a vendor file gives, and remembers what was left out and why.
+
+    Parameters
+    ----------
+    file : the file that the rows are of.
+    rows : how many it has.
+    """
+
+    def __init__(self, file: VendorFile, rows: int) -> None:
+        self._file = file
+        self._counts: dict[str, int] = {}
+        self.keep: Bool1D = np.ones(rows, bool)
+        """[n_rows] what no rule has left out so far."""
+
+    def drop(self, bad: Bool1D, reason: str) -> None:
+        """Leave out the rows [n_rows] that are still in and ``bad``."""
+        hit = self.keep & np.asarray(bad, bool)
+        if hit.any():
+            self._counts[reason] = self._counts.get(reason, 0) + int(hit.sum())
+            self.keep = self.keep & ~hit
+
+    @property
+    def mask(self) -> pa.Array:
+        """:attr:`keep` for ``pa.Table.filter``."""
+        return pa.array(self.keep)
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """One entry per reason with its number of rows."""
+        return tuple(Skip(self._file.relative, reason, rows) for reason, rows in self._counts.items())
 
 
 def _lag(text: str) -> int:
