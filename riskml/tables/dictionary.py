@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from riskml.contracts import CONTRACTS, Column, TableContract
+from riskml.facts import load_facts
 from riskml.features.catalog import CATALOG
-from riskml.features.inputs import INPUTS
+from riskml.features.evaluate import input_names
+from riskml.features.expr import MAX_GAP_BARS, Rolling, walk
+from riskml.features.inputs import INPUTS, input_tables
 from riskml.features.spec import FAMILIES, Feature
+from riskml.features.weights import axis_columns
 
 _GENERATED = "<!-- Written by `python -m riskml.tables.dictionary`; do not edit. -->\n"
-_INTERVAL = "1h"
+_INTERVALS = ("1h", "1m")
+"""Bar lengths at which lookbacks are given."""
 _PARTITIONS = {
     "market": "venue, symbol, year",
     "chain": "chain, year",
@@ -40,15 +46,22 @@ def tables_markdown() -> str:
 
 
 def features_markdown() -> str:
-    """Every feature and every input, as Markdown."""
+    """Every feature, every input, and the weights of chains and stablecoins, as Markdown."""
+    n_windows = sum(isinstance(node, Rolling) for node in walk(*(feature.expr for feature in CATALOG)))
     head = (
         "# Features\n\n"
         f"{_GENERATED}\n"
-        f"{len(CATALOG)} features; `riskml/features/catalog.py` has them in the order of a bundle's last\n"
-        f"input axis. *Lookback* is in bars of {_INTERVAL} and derived from the expression: so many rows of\n"
-        "input decide one value, and none after the bar's close does.\n"
+        f"{len(CATALOG)} features over {len(INPUTS)} inputs and {n_windows} distinct windows, in the order\n"
+        "of a bundle's last input axis. A formula is for people; the expression in `riskml/features/` is\n"
+        "the definition. Families can be chosen by name (`volatility,funding`), and so can features.\n\n"
+        "- *Lookback* is derived from the expression, in bars of "
+        f"{' and of '.join(_INTERVALS)}: so many rows of\n"
+        "  input decide one value, and none after the bar's close does.\n"
+        "- *Missing when* is the rule for NaN. Windows count the bars with a value, and none reaches across\n"
+        f"  a gap of more than {MAX_GAP_BARS} bars.\n"
+        "- Windows are durations. At bars longer than a window the window is one bar.\n"
     )
-    return head + "".join(_family(family) for family in FAMILIES) + _inputs()
+    return head + "".join(_family(family) for family in FAMILIES) + _inputs() + _weights()
 
 
 def write(folder: Path) -> list[Path]:
@@ -80,12 +93,17 @@ def _column(column: Column) -> str:
 
 
 def _family(family: str) -> str:
+    chosen = [feature for feature in CATALOG if feature.family == family]
+    names = ", ".join(f"`{table}`" for table in input_tables(input_names(chosen)))
     lines = [
         f"\n## {family}\n",
-        "| feature | unit | formula | idea | inputs | lookback |",
-        "|---|---|---|---|---|---|",
+        f"{len(chosen)} features; tables: {names or 'none, only the clock'}.\n",
+        "| feature | unit | formula | idea | inputs | "
+        + " | ".join(f"lookback {interval}" for interval in _INTERVALS)
+        + " | missing when |",
+        "|---|---|---|---|---|" + "---|" * len(_INTERVALS) + "---|",
     ]
-    return "\n".join([*lines, *(_feature(feature) for feature in CATALOG if feature.family == family)]) + "\n"
+    return "\n".join([*lines, *map(_feature, chosen)]) + "\n"
 
 
 def _feature(feature: Feature) -> str:
@@ -95,7 +113,8 @@ def _feature(feature: Feature) -> str:
         feature.formula,
         feature.source,
         ", ".join(feature.inputs) or "the clock",
-        str(feature.lookback_bars(_INTERVAL)),
+        *(str(feature.lookback_bars(interval)) for interval in _INTERVALS),
+        feature.nan_rule,
     )
     return f"| {' | '.join(map(_cell, cells))} |"
 
@@ -103,20 +122,51 @@ def _feature(feature: Feature) -> str:
 def _inputs() -> str:
     lines = [
         "\n## Inputs\n",
-        "A row older than its limit is not used; bars are taken in their own slot only.\n",
-        "| input | from | unit | limit | meaning |",
-        "|---|---|---|---|---|",
+        "A row older than its limit is not used; *exact* inputs take the row of their own slot only. Every",
+        "look-up sees the rows that were known at the slot. Kinds: `riskml/features/inputs.py`.\n",
+        "| input | from | kind | unit | limit | meaning |",
+        "|---|---|---|---|---|---|",
     ]
     for spec in INPUTS.values():
+        options = ", ".join(part for part in (spec.detail, spec.side, spec.combine) if part)
         cells = (
             spec.name,
             f"{spec.table}: {spec.column}",
+            f"{spec.kind} ({options})" if options else spec.kind,
             spec.unit,
             spec.staleness or "exact",
             spec.meaning,
         )
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def _weights() -> str:
+    facts = load_facts("chain_weights")
+    lines = [
+        "\n## Chains and stablecoins of a market\n",
+        "A market takes the weights of its own entry, else of its venue's, else the default",
+        f"(`riskml/facts/chain_weights.toml`, from {facts['valid_from']} on), divided by their sum.",
+        f"Chains: {', '.join(axis_columns('chain'))}. Stablecoins: {', '.join(axis_columns('asset'))}.\n",
+        "| entry | chains | stablecoins | reason |",
+        "|---|---|---|---|",
+    ]
+    entries = [("default", facts["default"])]
+    for section in ("venue", "market"):
+        entries += [(f"{section} {name}", entry) for name, entry in facts[section].items()]
+    for name, entry in entries:
+        cells = (
+            name,
+            _shares(entry.get("chain_weights", {})),
+            _shares(entry.get("asset_weights", {})),
+            entry["reason"].replace("\n", " "),
+        )
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shares(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
 
 
 def _cell(text: str) -> str:

@@ -1,0 +1,104 @@
+"""Which series may give an input's values: for every column, in order of preference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+
+import numpy as np
+
+from riskml.arrays import Int2D
+from riskml.facts import load_facts
+from riskml.features.inputs import InputKind, InputSpec
+from riskml.features.series import SeriesKey, SeriesStore
+from riskml.features.weights import axis_columns
+from riskml.markets import Market
+
+SPOT_SUFFIX = "_spot"
+"""A venue's spot market is the venue's name with this behind it."""
+
+
+def candidates(
+    store: SeriesStore, spec: InputSpec, markets: Sequence[Market], interval: str
+) -> list[list[SeriesKey]]:
+    """The series of each column of an input, see :data:`riskml.features.inputs.InputKind`."""
+    if spec.axis == "chain":
+        return _by(store.keys(spec.table), axis_columns("chain"), lambda key: key.place)
+    if spec.axis == "asset":
+        return _by(store.keys(spec.table), axis_columns("asset"), lambda key: key.name)
+    choose = _OF_MARKET.get(spec.kind, _own_venue_first)
+    return [list(choose(store, spec, market, interval)) for market in markets]
+
+
+def padded(numbers: Sequence[Sequence[int]]) -> Int2D:
+    """Lists per column as an array [n_candidates, n_columns]; -1 where a list is shorter."""
+    out = np.full((max(map(len, numbers), default=0), len(numbers)), -1, dtype=np.int64)
+    for column, of_column in enumerate(numbers):
+        out[: len(of_column), column] = of_column
+    return out
+
+
+def _by(
+    keys: Sequence[SeriesKey], names: Sequence[str], part: Callable[[SeriesKey], str]
+) -> list[list[SeriesKey]]:
+    of_name: dict[str, list[SeriesKey]] = {name: [] for name in names}
+    for key in keys:
+        if part(key) in of_name:
+            of_name[part(key)].append(key)
+    return list(of_name.values())
+
+
+def _own_bar(store: SeriesStore, spec: InputSpec, market: Market, interval: str) -> Iterator[SeriesKey]:
+    key = SeriesKey(spec.table, market.venue, market.symbol, interval)
+    if store.get(key) is not None:
+        yield key
+
+
+def _spot_bars(store: SeriesStore, spec: InputSpec, market: Market, interval: str) -> Iterator[SeriesKey]:
+    own = market.venue + SPOT_SUFFIX
+    spot = [key for key in _bars(store, spec, market, interval) if key.place.endswith(SPOT_SUFFIX)]
+    yield from sorted(spot, key=lambda key: key.place != own)
+
+
+def _other_perpetuals(
+    store: SeriesStore, spec: InputSpec, market: Market, interval: str
+) -> Iterator[SeriesKey]:
+    for key in _bars(store, spec, market, interval):
+        if key.place != market.venue and key.place in _perpetual_venues():
+            yield key
+
+
+def _bars(store: SeriesStore, spec: InputSpec, market: Market, interval: str) -> Iterator[SeriesKey]:
+    return (key for key in store.keys(spec.table, market.symbol) if key.detail == interval)
+
+
+def _own_venue_first(
+    store: SeriesStore, spec: InputSpec, market: Market, interval: str
+) -> Iterator[SeriesKey]:
+    keys = [
+        key
+        for key in store.keys(spec.table, market.symbol)
+        if spec.detail in ("", key.detail) and spec.side in ("", key.detail.rpartition("|")[2])
+    ]
+    # Sorting is stable: the other venues stay in alphabetical order.
+    yield from sorted(keys, key=lambda key: key.place != market.venue)
+
+
+def _every_venue(store: SeriesStore, spec: InputSpec, market: Market, interval: str) -> Iterator[SeriesKey]:
+    return (key for key in store.keys(spec.table, market.symbol) if spec.detail in ("", key.detail))
+
+
+@cache
+def _perpetual_venues() -> frozenset[str]:
+    venues = load_facts("venues")["venue"]
+    return frozenset(name for name, facts in venues.items() if facts["kind"] == "perpetual")
+
+
+_Choose = Callable[[SeriesStore, InputSpec, Market, str], Iterator[SeriesKey]]
+
+_OF_MARKET: dict[InputKind, _Choose] = {
+    "bar": _own_bar,
+    "spot_bar": _spot_bars,
+    "venue_median": _other_perpetuals,
+    "venue_spread": _every_venue,
+}

@@ -1,0 +1,210 @@
+"""A slow second opinion on look-ups: one slot, one cell at a time, over lists of raw rows.
+
+Follows the words of the declarations (:mod:`riskml.features.inputs`); no index, no sorting of series.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from riskml.contracts import contract
+from riskml.facts import load_facts
+from riskml.features.inputs import MAX_PEG_DEVIATION, InputSpec
+from riskml.features.weights import axis_columns
+from riskml.markets import Market
+
+Row: TypeAlias = dict[str, Any]
+HOUR_US = 3600 * 10**6
+UNIT_HOURS = {"h": 1, "d": 24}
+NAN = math.nan
+
+
+class LookUps:
+    """Inputs of any slot from the raw rows of all tables."""
+
+    def __init__(self, tables: Mapping[str, Mapping[str, np.ndarray]], interval: str) -> None:
+        self.interval = interval
+        self.series: dict[str, dict[tuple[Any, ...], list[Row]]] = {}
+        for table, columns in tables.items():
+            names = list(columns)
+            series: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+            for cells in zip(*(columns[name].tolist() for name in names), strict=True):
+                row = dict(zip(names, cells, strict=True))
+                series[tuple(row[name] for name in contract(table).key if name != "ts")].append(row)
+            self.series[table] = dict(sorted(series.items(), key=lambda item: tuple(map(str, item[0]))))
+
+    def market(self, spec: InputSpec, slot: int, market: Market) -> float:
+        """The cell of an input with a column per market."""
+        return {
+            "bar": self._bar,
+            "spot_bar": self._spot_bar,
+            "venue_median": self._venue_median,
+            "market": lambda *place: self._newest_of_market(*place)[0],
+            "market_age": self._age,
+            "venue_spread": self._venue_spread,
+            "event_sum": self._event_sum,
+        }[spec.kind](spec, slot, market)
+
+    def column(self, spec: InputSpec, slot: int, place: int) -> float:
+        """The cell of an input with a column per chain or stablecoin."""
+        name = axis_columns(spec.axis)[place]
+        return self._chain(spec, slot, name) if spec.kind == "chain" else self._asset(spec, slot, name)
+
+    def _of(self, table: str, **wanted: object) -> list[tuple[dict[str, Any], list[Row]]]:
+        """Series of a table whose key has the wanted values, in the order of their keys."""
+        names = [name for name in contract(table).key if name != "ts"]
+        found = []
+        for key, rows in self.series.get(table, {}).items():
+            parts = dict(zip(names, key, strict=True))
+            if all(parts.get(name) == value for name, value in wanted.items()):
+                found.append((parts, rows))
+        return found
+
+    def _exact(self, spec: InputSpec, slot: int, venue: str, symbol: str) -> float:
+        for _, rows in self._of(spec.table, venue=venue, symbol=symbol, interval=self.interval):
+            for row in rows:
+                if row["ts"] == slot and row["known_at"] <= slot:
+                    return cell(spec.column, row)
+        return NAN
+
+    def _bar(self, spec: InputSpec, slot: int, market: Market) -> float:
+        return self._exact(spec, slot, market.venue, market.symbol)
+
+    def _spot_bar(self, spec: InputSpec, slot: int, market: Market) -> float:
+        own = f"{market.venue}_spot"
+        others = {key["venue"] for key, _ in self._of(spec.table, symbol=market.symbol)} - {own}
+        venues = [own, *sorted(venue for venue in others if venue.endswith("_spot"))]
+        values = [self._exact(spec, slot, venue, market.symbol) for venue in venues]
+        return next((value for value in values if math.isfinite(value)), NAN)
+
+    def _venue_median(self, spec: InputSpec, slot: int, market: Market) -> float:
+        venues = load_facts("venues")["venue"]
+        found = {key["venue"] for key, _ in self._of(spec.table, symbol=market.symbol)} - {market.venue}
+        perpetual = [venue for venue in found if venues.get(venue, {}).get("kind") == "perpetual"]
+        values = [self._exact(spec, slot, venue, market.symbol) for venue in perpetual]
+        values = [value for value in values if math.isfinite(value)]
+        return statistics.median(values) if values else NAN
+
+    def _market_series(self, spec: InputSpec, market: Market) -> list[tuple[dict[str, Any], list[Row]]]:
+        """The symbol's series, those of the market's venue first, else by venue."""
+        found = self._of(spec.table, symbol=market.symbol)
+        if spec.detail:
+            found = [(key, rows) for key, rows in found if f"{key['band_bps']:g}" == spec.detail]
+        if spec.side:
+            found = [(key, rows) for key, rows in found if key["side"] == spec.side]
+        return sorted(found, key=lambda item: (item[0]["venue"] != market.venue, item[0]["venue"]))
+
+    def _newest_of_market(self, spec: InputSpec, slot: int, market: Market) -> tuple[float, float]:
+        """Value and hours since its ``ts``."""
+        for _, rows in self._market_series(spec, market):
+            row = newest(rows, slot, hours(spec.staleness))
+            if row is not None and math.isfinite(value := cell(spec.column, row)):
+                return value, (slot - row["ts"]) / HOUR_US
+        return NAN, NAN
+
+    def _age(self, spec: InputSpec, slot: int, market: Market) -> float:
+        return self._newest_of_market(spec, slot, market)[1]
+
+    def _venue_spread(self, spec: InputSpec, slot: int, market: Market) -> float:
+        values = self._newest_values(
+            spec, slot, (rows for _, rows in self._of(spec.table, symbol=market.symbol))
+        )
+        return statistics.pstdev(values) if len(values) >= 2 else NAN
+
+    def _event_sum(self, spec: InputSpec, slot: int, market: Market) -> float:
+        every = self._of(spec.table, symbol=market.symbol)
+        venues = sorted({key["venue"] for key, _ in every}, key=lambda venue: (venue != market.venue, venue))
+        before = slot - hours(self.interval) * HOUR_US
+        for venue in venues:
+            alive, amounts = False, []
+            for key, rows in every:
+                if key["venue"] != venue:
+                    continue
+                alive = alive or newest(rows, slot, hours(spec.staleness)) is not None
+                for row in rows:
+                    first = min(known(other) for other in rows if other["ts"] == row["ts"])
+                    recent = slot - row["ts"] <= hours(spec.staleness) * HOUR_US
+                    now = before < known(row) <= slot and known(row) == first
+                    if key["side"] == spec.side and now and recent:
+                        amounts.append(cell(spec.column, row))
+            amounts = [amount for amount in amounts if math.isfinite(amount)]
+            if amounts or alive:
+                return math.fsum(amounts)
+        return NAN
+
+    def _newest_values(self, spec: InputSpec, slot: int, series: Iterable[Sequence[Row]]) -> list[float]:
+        found = (newest(rows, slot, hours(spec.staleness)) for rows in series)
+        values = [cell(spec.column, row) for row in found if row is not None]
+        return [value for value in values if math.isfinite(value)]
+
+    def _chain(self, spec: InputSpec, slot: int, chain: str) -> float:
+        every = self._of(spec.table, chain=chain)
+        if spec.combine == "supply":
+            means = []
+            for asset in sorted({key["asset"] for key, _ in every}):
+                of_asset = (rows for key, rows in every if key["asset"] == asset)
+                if values := self._newest_values(spec, slot, of_asset):
+                    means.append(math.fsum(values) / len(values))
+            return math.fsum(means) if means else NAN
+        values = self._newest_values(spec, slot, (rows for _, rows in every))
+        if not values:
+            return NAN
+        return math.fsum(values) / (len(values) if spec.combine == "mean" else 1)
+
+    def _asset(self, spec: InputSpec, slot: int, asset: str) -> float:
+        values = self._newest_values(spec, slot, (rows for _, rows in self._of(spec.table, asset=asset)))
+        return min(values, key=abs, default=NAN)
+
+
+def hours(duration: str) -> int:
+    """``"36h"`` -> 36."""
+    return int(duration[:-1]) * UNIT_HOURS[duration[-1]]
+
+
+def known(row: Row) -> int:
+    """Nothing is known before it happened."""
+    return int(max(row["ts"], row["known_at"]))
+
+
+def newest(rows: Sequence[Row], slot: int, staleness_h: int) -> Row | None:
+    """The row with the latest ``ts`` that is known; of several versions the one that was known last."""
+    usable = [row for row in rows if known(row) <= slot]
+    if not usable:
+        return None
+    row = max(usable, key=lambda row: (row["ts"], known(row)))
+    return row if slot - row["ts"] <= staleness_h * HOUR_US else None
+
+
+def _imbalance(buy: float, sell: float) -> float:
+    return (buy - sell) / (buy + sell) if buy + sell > 0.0 else NAN
+
+
+def _taker(row: Row) -> float:
+    of_volume = _imbalance(row["buy_volume"], row["sell_volume"])
+    return of_volume if math.isfinite(of_volume) else _imbalance(row["buy_usd"], row["sell_usd"])
+
+
+def _peg(row: Row) -> float:
+    fair = row["redemption_usd"]
+    away = row["price_usd"] / (fair if math.isfinite(fair) and fair > 0.0 else 1.0) - 1.0
+    return away if abs(away) <= MAX_PEG_DEVIATION else NAN
+
+
+EXPRESSIONS: dict[str, Callable[[Row], float]] = {
+    "rate * 8 / interval_h": lambda row: row["rate"] * 8.0 / row["interval_h"],
+    "inflow_usd - outflow_usd": lambda row: row["inflow_usd"] - row["outflow_usd"],
+    "inflow_usd + outflow_usd": lambda row: row["inflow_usd"] + row["outflow_usd"],
+    "(buy - sell) / (buy + sell)": _taker,
+    "price_usd / redemption_usd - 1": _peg,
+}
+
+
+def cell(column: str, row: Row) -> float:
+    """A column of a row, or the expression that a declaration names."""
+    return float(EXPRESSIONS[column](row) if column in EXPRESSIONS else row[column])
