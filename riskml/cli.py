@@ -134,6 +134,9 @@ def _add_data_verbs(verbs: _Verbs[_Parser]) -> None:
     ingest.add_argument("kind", choices=["vendor", "tables", "binance", "freqtrade"], help="layout of PATH")
     ingest.add_argument("path", metavar="PATH")
     ingest.add_argument("--lake", required=True)
+    ingest.add_argument(
+        "--market", choices=["um", "spot"], help="of binance klines whose folders do not say it"
+    )
     check = _verb(
         verbs,
         "check",
@@ -153,8 +156,12 @@ def _add_data_verbs(verbs: _Verbs[_Parser]) -> None:
     build.add_argument("--out", metavar="DIR", required=True)
     build.add_argument("--interval", default="1h", help="bar length (default 1h)")
     build.add_argument("--markets", default="all", help="names separated by commas, or all (default)")
+    build.add_argument(
+        "--features", default="all", help="families or features separated by commas, or all (default)"
+    )
     _range(build)
     _jobs(build)
+    build.add_argument("--resume", action="store_true", help="keep what an interrupted build finished")
 
 
 def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
@@ -240,10 +247,27 @@ def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
         "run an account history through margin engines and count who is caught in time",
         "--margins runs/margins --lake data/lake --out runs/replay",
     )
-    replay.add_argument("--margins", metavar="DIR", required=True, help="what 'riskml backfill' wrote")
+    replay.add_argument(
+        "what",
+        nargs="?",
+        choices=["margins", "labels"],
+        default="margins",
+        help="margins (default), or labels: when would each account, held still, be liquidated",
+    )
+    replay.add_argument("--margins", metavar="DIR", help="margins: what 'riskml backfill' wrote")
     replay.add_argument("--lake", required=True)
-    replay.add_argument("--out", metavar="DIR", required=True)
+    replay.add_argument(
+        "--out", metavar="PATH", required=True, help="margins: a folder; labels: a Parquet file"
+    )
     _range(replay)
+    replay.add_argument("--horizons", default="1h,8h,24h", metavar="A,B", help="labels: default 1h,8h,24h")
+    replay.add_argument("--interval", default="auto", help="labels: bars of the path (default the finest)")
+    replay.add_argument("--barrier", default="venue", help="labels: whose maintenance, venue or an engine")
+    replay.add_argument(
+        "--haircuts", choices=["policy", "none"], default="policy", help="labels: of collateral"
+    )
+    replay.add_argument("--fills", action="store_true", help="labels: fills where no venue has bars")
+    replay.add_argument("--keep-marks", action="store_true", help="labels: start from the snapshot's marks")
     report = _verb(
         verbs,
         "report",
@@ -254,6 +278,10 @@ def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
     report.add_argument("kind", choices=["features", "bundle", "run", "backfill", "replay"])
     report.add_argument("path", metavar="PATH", help="what the step wrote")
     report.add_argument("--out", metavar="FILE", help="default: <kind>.html")
+    only = "(features)"
+    _time(report, "--fit-end", help=f"end of the fit part, as for fit {only}")
+    _time(report, "--calibrate-end", help=f"end of the calibrate part; drift is judged behind it {only}")
+    report.add_argument("--lake", help=f"adds the coverage of its tables by source and year {only}")
     inspect = _verb(
         verbs, "inspect", cli_lifecycle.inspect, "verify a bundle and say what it is", "models/first"
     )

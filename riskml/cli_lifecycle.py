@@ -5,13 +5,19 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from riskml.cli_output import REFUSED, Outcome, Progress, text_table
-from riskml.cli_verbs import optional_imports, read_json
-from riskml.errors import DataError
+from riskml.cli_output import MAX_PROBLEMS, REFUSED, Outcome, Progress, text_table
+from riskml.cli_verbs import name_list, optional_imports, read_json
+from riskml.errors import ConfigError, DataError
 
 
 def replay(options: Namespace, progress: Progress) -> Outcome:
-    """Run a scored account history against the bars that followed."""
+    """Run a scored account history against the bars that followed, or label it."""
+    if options.what == "labels":
+        return replay_labels(options, progress)
+    if options.margins is None:
+        raise ConfigError(
+            "replay needs the margins to run", fix="pass --margins DIR, or 'riskml replay labels'"
+        )
     with optional_imports():
         from riskml.replay.history import replay_margins
         from riskml.tables.lake import Lake
@@ -56,12 +62,83 @@ def replay(options: Namespace, progress: Progress) -> Outcome:
     return Outcome(f"{report.start} to {report.end}\n{text_table(headers, rows)}", (report.path,), counts)
 
 
+def replay_labels(options: Namespace, progress: Progress) -> Outcome:
+    """Label account snapshots by what would have become of them, and compare with what was recorded."""
+    with optional_imports():
+        from riskml.replay.labels import replay_labels as run
+        from riskml.replay.labels import write_labels
+        from riskml.replay.labels_check import compare_with_recorded
+        from riskml.tables.lake import Lake
+    lake = Lake(options.lake)
+    progress("labelling account snapshots")
+    labels = run(
+        lake,
+        options.start,
+        options.end,
+        horizons=name_list(options.horizons, "--horizons"),
+        interval=options.interval,
+        barrier=options.barrier,
+        haircuts=options.haircuts,
+        remark=not options.keep_marks,
+        fills=options.fills,
+        progress=progress,
+    )
+    progress("comparing with recorded liquidations")
+    compared = compare_with_recorded(labels, lake)
+    path = write_labels(labels, options.out)
+    rows = [
+        [
+            horizon,
+            f"{item['foreseen']}/{item['labelled']}",
+            item["followed"],
+            item["positive"],
+            item["happened"],
+        ]
+        for horizon, item in compared["horizons"].items()
+    ]
+    headers = ["horizon", "foreseen", "liquidations", "labelled 1", "of these liquidated"]
+    unknown = ", ".join(f"{count:,} {reason}" for reason, count in compared["unknown_by_reason"].items())
+    text = f"{labels.num_rows:,} account snapshots; without a path or positions: {unknown or 'none'}"
+    counts = {"rows": labels.num_rows, "accounts": compared["accounts"]}
+    return Outcome(f"{text}\n{text_table(headers, rows)}", (path,), counts, extra={"recorded": compared})
+
+
 def report(options: Namespace, progress: Progress) -> Outcome:
     """Write a single-file page."""
+    if options.kind == "features":
+        return _report_features(options, progress)
+    given = [name for name in ("fit_end", "calibrate_end", "lake") if getattr(options, name) is not None]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{flags}: only 'riskml report features' takes this", fix="leave it out")
     with optional_imports():
         from riskml.report.pages import write_report
     progress(f"drawing the {options.kind} page")
     return Outcome("", (write_report(options.kind, options.path, options.out or f"{options.kind}.html"),))
+
+
+def _report_features(options: Namespace, progress: Progress) -> Outcome:
+    with optional_imports():
+        from riskml.report.feature_page import write_feature_page
+    progress("reading the dataset")
+    page = write_feature_page(
+        options.path,
+        options.out or "features.html",
+        fit_end=options.fit_end,
+        calibrate_end=options.calibrate_end,
+        lake=options.lake,
+        progress=progress,
+    )
+    broken = [item for item in page.findings if item.severity == "broken"]
+    rows = [
+        [item.title, ", ".join(item.features[:3]) + (" ..." if len(item.features) > 3 else ""), item.text]
+        for item in broken[:MAX_PROBLEMS]
+    ]
+    counts = page.counts()
+    text = ", ".join(f"{number} {name}" for name, number in counts.items())
+    if rows:
+        text += "\n" + text_table(["broken", "features", "found"], rows)
+    return Outcome(text, (page.html, page.json), counts)
 
 
 def inspect(options: Namespace, progress: Progress) -> Outcome:

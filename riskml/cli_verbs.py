@@ -57,6 +57,7 @@ def ingest(options: Namespace, progress: Progress) -> Outcome:
         options.path,
         options.lake,
         progress=lambda done, total, name: progress(done, total, "ingesting"),
+        market=options.market,
     )
     text = text_table(["what", "count"], report.counts.items())
     if report.skipped:
@@ -91,6 +92,7 @@ def build(options: Namespace, progress: Progress) -> Outcome:
         from riskml.tables.build import build_dataset
         from riskml.tables.lake import Lake
     markets = options.markets if options.markets == "all" else name_list(options.markets, "--markets")
+    features = options.features if options.features == "all" else name_list(options.features, "--features")
     info = build_dataset(
         Lake(options.lake),
         options.out,
@@ -99,11 +101,15 @@ def build(options: Namespace, progress: Progress) -> Outcome:
         start=options.start,
         end=options.end,
         jobs=options.jobs,
+        features=features,
+        resume=options.resume,
         progress=progress,
     )
     text = f"{info.rows:,} rows of {len(info.features)} features, {len(info.markets)} markets"
+    if info.missing_tables:
+        text += f"\nthe lake has no {', '.join(info.missing_tables)}: features of these tables are empty"
     counts = {"rows": info.rows, "markets": len(info.markets), "features": len(info.features)}
-    return Outcome(text, (Path(options.out),), counts)
+    return Outcome(text, (Path(options.out),), counts, extra={"missing_tables": list(info.missing_tables)})
 
 
 def fit(options: Namespace, progress: Progress) -> Outcome:

@@ -11,19 +11,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from riskml.arrays import AnyArray, Bool2D, Float2D, Float3D, TimeUs
+from riskml.arrays import Bool2D, Float2D, Float3D, TimeUs
 from riskml.errors import DataError
+from riskml.features.assemble import assemble_inputs
 from riskml.features.catalog import CATALOG
 from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
-from riskml.features.inputs import assemble_inputs, input_spec, input_tables, max_staleness_us
+from riskml.features.inputs import input_spec
 from riskml.features.series import SeriesStore
 from riskml.features.spec import Feature
 from riskml.markets import Market
 from riskml.tables.compiled import CompiledOps
+from riskml.tables.feed import LakeFeed, to_columns
 from riskml.tables.lake import Lake
 from riskml.units import TimeLike, duration_us, format_us, to_us
+
+__all__ = [
+    "BAR_INPUTS",
+    "Grid",
+    "Panel",
+    "grid_bounds",
+    "load_grid",
+    "load_panel",
+    "load_store",
+    "no_bars",
+    "to_columns",
+]
 
 BAR_INPUTS = ("close", "high", "low")
 """Inputs that every panel holds, whatever its features read."""
@@ -38,7 +51,7 @@ class Grid:
     markets: tuple[Market, ...]
     interval: str
     inputs: dict[str, Float2D]
-    """name -> [n_bars, n_markets]; NaN = missing or stale."""
+    """name -> [n_bars, n_columns of the input's axis]; NaN = missing or stale."""
 
     @property
     def close(self) -> Float2D:
@@ -112,13 +125,17 @@ def load_panel(
         reference=[every.index(market) for market in basis],
         ops=CompiledOps(),
         tail=n_bars,
+        markets=every,
     )
     width = len(chosen)
     panel = Panel(
         ts=grid.ts[-n_bars:],
         markets=chosen,
         interval=interval,
-        inputs={name: values[-n_bars:, :width] for name, values in grid.inputs.items()},
+        inputs={
+            name: values[-n_bars:, :width] if input_spec(name).axis == "market" else values[-n_bars:]
+            for name, values in grid.inputs.items()
+        },
         features=values[:, :width],
         feature_names=tuple(feature.name for feature in features),
     )
@@ -176,47 +193,6 @@ def load_store(
     Reaches back by the longest staleness limit, so that the first slot sees what a scorer
     that ran since before would see.
     """
-    wanted = sorted(set(names))
-    first, last = to_us(start), to_us(end)
-    store = SeriesStore()
-    for table in input_tables(wanted):
-        of_table = [name for name in wanted if input_spec(name).table == table]
-        reach = first - max_staleness_us(of_table)
-        rows = _read(lake, table, markets, interval, (reach, last), of_table)
-        if rows.num_rows:
-            store.append(table, to_columns(rows))
-    return store
-
-
-def to_columns(rows: pa.Table) -> dict[str, AnyArray]:
-    """A contract table as numpy columns: times int64 us, numbers float64, text as objects."""
-    columns: dict[str, AnyArray] = {}
-    for name in rows.column_names:
-        column = rows[name].combine_chunks()
-        if pa.types.is_timestamp(column.type):
-            columns[name] = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
-        else:
-            columns[name] = column.to_numpy(zero_copy_only=False)
-    return columns
-
-
-def _read(
-    lake: Lake,
-    table: str,
-    markets: Sequence[Market],
-    interval: str,
-    window: tuple[int, int],
-    names: Sequence[str],
-) -> pa.Table:
-    start, end = window
-    symbols = sorted({market.symbol for market in markets})
-    venues = {market.venue for market in markets}
-    if table in ("bars", "marks"):
-        if any(input_spec(name).kind == "spot_bar" for name in names):
-            venues |= {f"{venue}_spot" for venue in venues}
-        return lake.read(
-            table, venues=sorted(venues), symbols=symbols, interval=interval, start=start, end=end
-        )
-    if table in ("funding", "open_interest"):
-        return lake.read(table, symbols=symbols, start=start, end=end)
-    return lake.read(table, start=start, end=end)
+    feed = LakeFeed(lake, markets, interval, sorted(set(names)))
+    feed.advance(to_us(start), to_us(end))
+    return feed.store

@@ -139,7 +139,7 @@ class Lake:
         for key in filters:
             spec.column(key)
         partitions = self.partitions(table)
-        self._check_symbols(table, filters.get("symbol"), partitions)
+        self.check_symbols(table, filters.get("symbol"), partitions)
         needed = [*dict.fromkeys((*names, *filters))]
         chosen = [p for p in partitions if _matches(p, filters, window)]
         parts = [_read_filtered(p, needed, filters, window, known_by) for p in chosen]
@@ -198,10 +198,18 @@ class Lake:
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path} is a file; a lake is a folder", fix="pass another --lake")
 
-    def _check_symbols(self, table: str, symbols: set[str] | None, partitions: list[LakePartition]) -> None:
+    def check_symbols(
+        self, table: str, symbols: Collection[str] | None, partitions: Sequence[LakePartition]
+    ) -> None:
+        """Refuse a symbol that no table of the lake knows; one that another table knows is merely absent.
+
+        Raises
+        ------
+        DataError : names the nearest symbol.
+        """
         if symbols is None or contract(table).partition != "market":
             return
-        unknown = symbols - {partition.keys["symbol"] for partition in partitions}
+        unknown = set(symbols) - {partition.keys["symbol"] for partition in partitions}
         if not unknown:
             return
         markets = [name for name, spec in CONTRACTS.items() if spec.partition == "market"]

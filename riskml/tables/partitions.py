@@ -104,7 +104,11 @@ def split_rows(lake: Path, table: str, data: pa.Table) -> Iterator[tuple[LakePar
 
 
 def read_partition(
-    partition: LakePartition, columns: Sequence[str] | None = None, *, interval: Collection[str] | None = None
+    partition: LakePartition,
+    columns: Sequence[str] | None = None,
+    *,
+    interval: Collection[str] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> pa.Table:
     """Read one file and enforce its contract.
 
@@ -114,6 +118,7 @@ def read_partition(
     columns : these and the key columns only (default: all).
     interval : skip row groups whose statistics exclude these bar lengths; rows of other
         lengths may still come back.
+    groups : read these row groups only, see :func:`row_groups`.
 
     Raises
     ------
@@ -126,10 +131,46 @@ def read_partition(
             stored = file.schema_arrow.names
             _check_stored(partition, stored)
             keep = stored if columns is None else [n for n in stored if n in {*columns, *spec.full_key, "ts"}]
-            data = file.read_row_groups(_groups(file, interval), columns=keep, use_threads=False)
+            chosen = _groups(file, interval) if groups is None else list(groups)
+            data = file.read_row_groups(chosen, columns=keep, use_threads=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         raise damaged(partition, error) from error
     return enforce(partition.table, data, where=partition.relative, columns=columns)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A piece of a file that can be read alone."""
+
+    number: int
+    first: int
+    """Earliest ``ts`` in it, us; the start of the file's period where the file does not say."""
+    last: int
+    """Latest ``ts``, likewise."""
+
+
+def row_groups(partition: LakePartition, interval: Collection[str] | None = None) -> list[RowGroup]:
+    """The row groups of a file that may hold bars of the given lengths, from its footer.
+
+    Raises
+    ------
+    DataError : the file is truncated or no Parquet.
+    """
+    try:
+        with pq.ParquetFile(partition.path) as file:
+            column = file.schema_arrow.get_field_index("ts")
+            readable = column >= 0 and file.schema_arrow.field(column).type == pa.timestamp("us", tz="UTC")
+            start, stop = partition.span
+            found = []
+            for number in _groups(file, interval):
+                ts = file.metadata.row_group(number).column(column).statistics if readable else None
+                if ts is None or not ts.has_min_max:
+                    found.append(RowGroup(number, start, stop - 1))
+                else:
+                    found.append(RowGroup(number, int(ts.min_raw), int(ts.max_raw)))
+            return found
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(partition, error) from error
 
 
 def _check_stored(partition: LakePartition, stored: Sequence[str]) -> None:

@@ -15,16 +15,15 @@ from riskml.arrays import DOWN, UP, Bool2D, Float2D, Float3D, FloatND, TimeUs
 from riskml.features.catalog import select
 from riskml.features.evaluate import evaluate_features
 from riskml.features.expr import MAX_GAP_BARS
+from riskml.features.spec import Feature
+from riskml.tables.ahead import count_ahead, largest_ahead, smallest_ahead, total_ahead
 from riskml.tables.compiled import CompiledOps
-from riskml.units import BASIS_POINT, duration_bars
+from riskml.tables.stress import KINDS, Stress, StressDetector, StressSpec
+from riskml.units import BASIS_POINT, duration_bars, duration_us
 
-ONSET_DROP = 0.03
-"""An onset is a drop of at least this log-return within an hour ..."""
-ONSET_SIGMAS = 8.0
-"""... and of at least this many slow hourly sigmas."""
 MIN_VARIANCE = BASIS_POINT**2
 """Floor of a realised variance, after the sum."""
-_SLOW = "log_ewm_variance_60d"
+_DEFAULT = StressSpec()
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,22 @@ class Targets:
     variance: Float3D
     """[n_bars, n_markets, n_horizons] sum of Parkinson variances in (t, t + h]."""
     stress: Float3D
-    """[n_bars, n_markets, n_horizons] 1 when an onset falls in (t, t + h], else 0."""
+    """[n_bars, n_markets, n_horizons] 1 when a bar of a stressed drop lies in (t, t + h], else 0."""
+    stress_liquidation: Float3D
+    """The same of liquidations; NaN where the lake has none."""
+    stress_depth: Float3D
+    """The same of depth; NaN where the lake has none."""
 
 
 def targets(
-    close: Float2D, high: Float2D, low: Float2D, ts: TimeUs, interval: str, horizons: Sequence[str]
+    close: Float2D,
+    high: Float2D,
+    low: Float2D,
+    ts: TimeUs,
+    interval: str,
+    horizons: Sequence[str],
+    *,
+    stress: Stress | None = None,
 ) -> Targets:
     """Targets of every bar.
 
@@ -51,6 +61,7 @@ def targets(
     ts : [n_bars] int64 us, closes of consecutive bars.
     interval : bar length.
     horizons : durations, whole numbers of bars.
+    stress : stress of the same bars; default: of the prices alone, by the protocol's definition.
 
     Returns
     -------
@@ -60,7 +71,7 @@ def targets(
       floored at 0;
     - variance ``sum ln(high/low)^2 / (4 ln 2)``, floored at (1 bp)^2; with at most
       three bars in a row missing it is scaled by h / count;
-    - stress from :func:`onsets`.
+    - stress: whether a flagged bar of :class:`riskml.tables.stress.Stress` lies ahead.
 
     NaN handling: NaN where close_t is missing, where the window leaves the data or touches a
     run of more than three missing bars, or where none of its bars is known.
@@ -69,49 +80,62 @@ def targets(
     gap = long_gaps(present)
     steps = [duration_bars(horizon, interval) for horizon in horizons]
     shape = (*close.shape, len(steps))
-    out = Targets(np.full((*shape, 2), np.nan), np.full(shape, np.nan), np.full(shape, np.nan))
+    found = price_stress(close, high, low, ts, interval) if stress is None else stress
+    marks = {kind: np.full(shape, np.nan) for kind in KINDS}
+    out = Targets(
+        np.full((*shape, 2), np.nan),
+        np.full(shape, np.nan),
+        marks["drop"],
+        marks["liquidation"],
+        marks["depth"],
+    )
+    first_bar = int(ts[0]) // duration_us(interval)
     with np.errstate(invalid="ignore", divide="ignore"):
-        bar_variance = np.square(np.log(high / low)) / (4.0 * np.log(2.0))
-        onset = onsets(close, high, low, ts, interval)
+        bar_variance = np.where(present, np.square(np.log(high / low)) / (4.0 * np.log(2.0)), 0.0)
         for place, step in enumerate(steps):
-            count = _ahead(present.astype(np.float64), step, np.add)
-            blocked = ~np.isfinite(close) | (_ahead(gap.astype(np.float64), step, np.maximum) != 0.0)
-            # Beyond the data _ahead is NaN, and NaN != 0 blocks as well.
-            usable = ~blocked & (count > 0)
-            down = np.log(close / _ahead(low, step, np.fmin))
-            up = np.log(_ahead(high, step, np.fmax) / close)
+            count = count_ahead(present, step)
+            # Beyond the data both counts are -1.
+            usable = np.isfinite(close) & (count_ahead(gap, step) == 0) & (count > 0)
+            down = np.log(close / smallest_ahead(low, step))
+            up = np.log(largest_ahead(high, step) / close)
             out.mae[..., place, DOWN] = np.where(usable, np.maximum(down, 0.0), np.nan)
             out.mae[..., place, UP] = np.where(usable, np.maximum(up, 0.0), np.nan)
-            total = _ahead(np.where(present, bar_variance, 0.0), step, np.add) * step / count
+            total = total_ahead(bar_variance, step, first_bar) * step / count
             out.variance[..., place] = np.where(usable, np.maximum(total, MIN_VARIANCE), np.nan)
-            out.stress[..., place] = np.where(usable, _ahead(onset, step, np.fmax), np.nan)
+            for kind in KINDS:
+                marks[kind][..., place] = np.where(usable, _any_ahead(found.signal(kind).flag, step), np.nan)
     return out
 
 
-def onsets(close: Float2D, high: Float2D, low: Float2D, ts: TimeUs, interval: str) -> Float2D:
-    """1 where the hour that ends with the bar fell by more than max(3 %, 8 slow sigmas), else 0.
+def price_stress(
+    close: Float2D, high: Float2D, low: Float2D, ts: TimeUs, interval: str, spec: StressSpec = _DEFAULT
+) -> Stress:
+    """Stress that the prices alone show; the other kinds are NaN.
 
-    The drop is ``ln(close one hour before / lowest low since)``; the slow sigma is that of an
-    hour, from the Parkinson EWM with a half-life of 60 days, as known when the hour began.
+    The drop is ``ln(close at the window's start / lowest low since)``; the slow sigma comes from
+    the Parkinson EWM with a half-life of 60 days, as known when the window began.
+    """
+    prices = {"close": close, "high": high, "low": low}
+    slow = evaluate_features(slow_features(), prices, ts, interval=interval, ops=CompiledOps())[:, :, 0]
+    return StressDetector(spec, interval, close.shape[1]).push(ts, prices | {"slow": slow})
+
+
+def onsets(
+    close: Float2D, high: Float2D, low: Float2D, ts: TimeUs, interval: str, spec: StressSpec = _DEFAULT
+) -> Float2D:
+    """1 where the hour that ends with the bar fell by more than max(3 %, 8 slow sigmas), else 0.
 
     Returns
     -------
-    [n_bars, n_markets]; NaN where the drop or the slow sigma is not known.
+    [n_bars, n_markets]; NaN where the drop or the slow sigma is not known, see
+    :func:`price_stress`.
     """
-    steps = duration_bars("1h", interval)
-    inputs = {"close": close, "high": high, "low": low}
-    slow = evaluate_features(select([_SLOW]), inputs, ts, interval=interval, ops=CompiledOps())[:, :, 0]
-    lowest = low.copy()
-    for shift in range(1, min(steps, len(low))):
-        lowest[shift:] = np.fmin(lowest[shift:], low[:-shift])
-    fell = np.full(close.shape, np.nan)
-    limit = np.full(close.shape, np.nan)
-    if len(close) > steps:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            fell[steps:] = np.log(close[:-steps] / lowest[steps:])
-        limit[steps:] = np.maximum(ONSET_DROP, ONSET_SIGMAS * np.exp(0.5 * slow[:-steps]))
-    known = np.isfinite(fell) & np.isfinite(limit)
-    return np.where(known, (fell > limit).astype(np.float64), np.nan)
+    return price_stress(close, high, low, ts, interval, spec).drop.flag
+
+
+def slow_features() -> tuple[Feature, ...]:
+    """The one feature that the limit of a drop is taken of."""
+    return select(["log_ewm_variance_60d"])
 
 
 def long_gaps(present: Bool2D) -> Bool2D:
@@ -123,23 +147,17 @@ def long_gaps(present: Bool2D) -> Bool2D:
     width = MAX_GAP_BARS + 1
     padded = np.ones((n_bars + 2 * width, n_markets), dtype=np.bool_)
     padded[width:-width] = ~present
-    runs: Bool2D = np.asarray(np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).all(axis=-1))
     # A bar is in a long run when one of the `width` windows that contain it is all missing.
+    run = padded[: n_bars + width + 1].copy()
+    for shift in range(1, width):
+        run &= padded[shift : shift + n_bars + width + 1]
     found = np.zeros((n_bars, n_markets), dtype=np.bool_)
     for shift in range(width):
-        found |= runs[width - shift : width - shift + n_bars]
+        found |= run[width - shift : width - shift + n_bars]
     return found
 
 
-def _ahead(values: FloatND, step: int, combine: np.ufunc) -> FloatND:
-    """``combine`` over rows t + 1 .. t + step [n_bars, n_markets]; NaN where they leave the data."""
-    n_bars = len(values)
-    out = np.full(values.shape, np.nan)
-    usable = n_bars - step
-    if usable <= 0:
-        return out
-    result = values[1 : 1 + usable].astype(np.float64)
-    for shift in range(2, step + 1):
-        combine(result, values[shift : shift + usable], out=result)
-    out[:usable] = result
-    return out
+def _any_ahead(flag: Float2D, step: int) -> Float2D:
+    """1 when a flag of rows t + 1 .. t + step is set, 0 when one is known and none set, else NaN."""
+    known = count_ahead(np.isfinite(flag), step) > 0
+    return np.where(known, (count_ahead(flag == 1.0, step) > 0).astype(np.float64), np.nan)

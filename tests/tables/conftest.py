@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from riskml.tables.lake import Lake
 from riskml.units import HOUR, to_us
 
 T0 = to_us("2024-01-01")
+STRESS = ("stress", "stress_liquidation", "stress_depth")
 
 
 def times(values: Sequence[int]) -> pa.Array:
@@ -109,3 +110,26 @@ def rows() -> SimpleNamespace:
 def lake(tmp_path: Path) -> Lake:
     """A lake that does not exist yet."""
     return Lake(tmp_path / "lake")
+
+
+@pytest.fixture(scope="session")
+def same_dataset() -> Callable[[Any, Any], None]:
+    """Asserts that two datasets in memory hold the same bits."""
+
+    def check(one: Any, other: Any) -> None:
+        assert one.markets == other.markets
+        for name in ("ts", "features", "close", "mae", "variance", *STRESS):
+            assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
+        assert one.onsets.equals(other.onsets)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def files_of() -> Callable[[Path], dict[str, bytes]]:
+    """The Parquet files of a folder by relative path."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*.parquet")}
+
+    return read

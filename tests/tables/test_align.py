@@ -5,9 +5,11 @@ import pyarrow as pa
 import pytest
 
 from riskml.errors import DataError
+from riskml.features.assemble import assemble_inputs
 from riskml.features.catalog import CATALOG, select
-from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
-from riskml.features.inputs import assemble_inputs, max_staleness_us
+from riskml.features.engine import FeatureStream
+from riskml.features.evaluate import input_names, lookback_bars
+from riskml.features.inputs import max_staleness_us
 from riskml.features.series import SERIES_TABLES, SeriesStore
 from riskml.markets import Market
 from riskml.tables.align import grid_bounds, load_grid, load_panel, load_store, to_columns
@@ -59,22 +61,19 @@ def test_a_scorer_that_sees_rows_arrive_computes_the_same_features(interval, tmp
     tables, seen = _arrivals(lake), dict.fromkeys(SERIES_TABLES, 0)
     store = SeriesStore()
     slots = np.arange(end - (n_bars + lookback) * bar, end, bar)
-    ring = {name: np.full((len(slots), len(markets)), np.nan) for name in names}
-    for place, ts in enumerate(slots):
+    live = FeatureStream(CATALOG, markets, interval=interval)
+    rows = []
+    for ts in slots:
         for table, columns in tables.items():
             known = int(np.searchsorted(columns["known_at"], ts, side="right"))
             fresh = {name: values[seen[table] : known] for name, values in columns.items()}
             store.append(table, fresh)
             seen[table] = known
         store.prune(ts - max_staleness_us() - bar)
-        slot = assemble_inputs(store, slots[place : place + 1], markets, interval=interval, names=names)
-        for name in names:
-            ring[name][place] = slot[name][0]
-    for row in range(n_bars):
-        stop = len(slots) - n_bars + row + 1
-        window = {name: values[stop - lookback : stop] for name, values in ring.items()}
-        live = evaluate_features(CATALOG, window, slots[stop - lookback : stop], interval=interval, tail=1)
-        np.testing.assert_allclose(live[0], panel.features[row], rtol=1e-9, atol=1e-12)
+        slot = np.array([ts])
+        inputs = assemble_inputs(store, slot, markets, interval=interval, names=names)
+        rows.append(live.push(slot, inputs)[0])
+    assert np.stack(rows[-n_bars:]).tobytes() == np.ascontiguousarray(panel.features).tobytes()
     assert np.isfinite(panel.features).mean() > 0.9
 
 

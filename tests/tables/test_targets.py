@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from riskml.tables.stress import Signal, Stress
 from riskml.tables.targets import long_gaps, onsets, targets
-from riskml.units import HOUR
+from riskml.units import HOUR, duration_bars, duration_us
 
 NAN = math.nan
 
@@ -127,14 +128,75 @@ def test_the_past_of_a_bar_changes_none_of_its_excursions():
     np.testing.assert_array_equal(after.variance[30:], before.variance[30:])
 
 
-def test_excursions_equal_a_plain_loop_over_a_market_with_holes():
-    close, high, low = _market(120, 0.02, seed=3)
-    for rows in (slice(20, 22), slice(50, 56), slice(80, 83)):
-        close[rows], high[rows], low[rows] = NAN, NAN, NAN
-    found = targets(close, high, low, _grid(120), "1h", ("8h",))
-    gap = long_gaps(np.isfinite(close))
-    for row in range(120):
-        ahead = slice(row + 1, row + 9)
-        usable = row + 8 < 120 and math.isfinite(close[row, 1]) and not gap[ahead, 1].any()
-        expected = max(0.0, math.log(close[row, 1] / np.nanmin(low[ahead, 1]))) if usable else NAN
-        np.testing.assert_allclose(found.mae[row, 1, 0, 0], expected)
+def _holed(n_bars, seed):
+    close, high, low = _market(n_bars, 0.01, seed=seed)
+    rng = np.random.default_rng(seed)
+    missing = rng.random(close.shape) < 0.04
+    for begin, length in ((20, 2), (50, 6), (80, 3), (n_bars - 30, 4)):
+        missing[begin : begin + length, 1] = True
+    for values in (close, high, low):
+        values[missing] = NAN
+    return close, high, low
+
+
+def _in_long_run(present, row):
+    """Whether a missing bar stands in a run of more than three; beyond the ends all is missing."""
+    if present[row]:
+        return False
+    before, after = row, row
+    while before >= 0 and not present[before]:
+        before -= 1
+    while after < len(present) and not present[after]:
+        after += 1
+    return before < 0 or after == len(present) or after - before - 1 > 3
+
+
+@pytest.mark.parametrize(("interval", "n_bars"), [("1h", 200), ("5m", 700)])
+def test_targets_equal_a_plain_loop_over_markets_with_holes(interval, n_bars):
+    close, high, low = _holed(n_bars, seed=3)
+    ts = np.arange(1, n_bars + 1, dtype=np.int64) * duration_us(interval)
+    flag = np.where(np.random.default_rng(1).random(close.shape) < 0.02, 1.0, 0.0)
+    flag[::17] = NAN
+    nothing = Signal(*(np.full(close.shape, NAN),) * 3)
+    stress = Stress(Signal(flag, flag, flag), nothing, nothing, flag)
+    found = targets(close, high, low, ts, interval, ("1h", "24h"), stress=stress)
+    for place, step in enumerate((duration_bars("1h", interval), duration_bars("24h", interval))):
+        for market in range(2):
+            present = np.isfinite(close[:, market])
+            gap = [_in_long_run(present, row) for row in range(n_bars)]
+            for row in range(n_bars):
+                ahead = slice(row + 1, row + step + 1)
+                usable = row + step < n_bars and present[row] and not any(gap[ahead]) and present[ahead].any()
+                expected = [NAN] * 4
+                if usable:
+                    known = np.flatnonzero(present[ahead]) + row + 1
+                    swing = np.log(high[known, market] / low[known, market]) ** 2 / (4 * math.log(2))
+                    flags = flag[ahead, market]
+                    expected = [
+                        max(0.0, math.log(close[row, market] / low[known, market].min())),
+                        max(0.0, math.log(high[known, market].max() / close[row, market])),
+                        max(1e-8, swing.sum() * step / len(known)),
+                        np.nanmax(flags) if np.isfinite(flags).any() else NAN,
+                    ]
+                values = [
+                    *found.mae[row, market, place],
+                    found.variance[row, market, place],
+                    found.stress[row, market, place],
+                ]
+                np.testing.assert_allclose(values, expected, rtol=1e-12)
+    assert np.isnan(found.stress_depth).all()
+
+
+def test_a_target_does_not_depend_on_how_many_rows_lie_before_or_behind_it():
+    close, high, low = _holed(400, seed=9)
+    ts = np.arange(1, 401, dtype=np.int64) * (HOUR // 4)
+    stress = Stress(*(Signal(*(np.zeros(close.shape),) * 3),) * 3, np.zeros(close.shape))
+    whole = targets(close, high, low, ts, "15m", ("24h",), stress=stress)
+    rows = slice(37, 37 + 200)
+    cut = Stress(*(Signal(*(np.zeros((200, 2)),) * 3),) * 3, np.zeros((200, 2)))
+    part = targets(close[rows], high[rows], low[rows], ts[rows], "15m", ("24h",), stress=cut)
+    for name in ("mae", "variance", "stress"):
+        inner = slice(4, 200 - 96 - 4)
+        found, expected = getattr(part, name)[inner], getattr(whole, name)[rows][inner]
+        assert found.tobytes() == np.ascontiguousarray(expected).tobytes(), name
+        assert np.isfinite(found).any()
