@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4
 # Idle OpenMP threads sleep instead of spinning: on two cores the spinning starves the other half.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: demo install test test-rest test-all lint format types clean
+.PHONY: demo install test test-rest test-all bench-features lint format types clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,9 @@ test-rest: $(STAMP) ## the slow tests and those on real data
 	$(PYTEST) -m "slow or real_data" $(PYTEST_ARGS)
 
 test-all: test test-rest ## every test
+
+bench-features: $(STAMP) ## the catalogue over 20 markets x 1,000,000 minutes, beside pandas and Polars (20 min)
+	$(BIN)/python training/benchmarks/bench_features.py $(BENCH_ARGS)
 
 lint: $(STAMP) ## ruff, formatting included
 	$(BIN)/ruff check .

@@ -3,9 +3,10 @@
 They know nothing of models, markets or time: the caller decides which rows count and in
 which order. Three groups: *forecasts* (QLIKE, log-loss, calibration, ranking), *backtests*
 (Kupiec, Christoffersen, Basel, Diebold-Mariano) and *margin series* (peak to trough,
-largest rise), plus the block bootstrap that puts an interval around any of them.
+largest rise), plus the block bootstrap that puts an interval around any of them, and the
+population stability index of inputs.
 
-NaN handling, everywhere: a row with a NaN in any argument is left out, and an input with
+NaN handling, everywhere but in that index: a row with a NaN in any argument is left out, and an input with
 no row left raises ``DataError``. A caller that compares models must therefore mask the
 rows once for all of them.
 """
@@ -25,6 +26,8 @@ from riskml.errors import DataError
 PROBABILITY_CLIP = 1e-6
 """Probabilities are kept this far from 0 and 1 in every logarithm."""
 ECE_BINS = 20
+PSI_FLOOR = 1e-4
+"""Share that an empty bin counts as in the population stability index."""
 BASEL_GREEN = 0.95
 BASEL_YELLOW = 0.9999
 """Cumulative binomial probabilities of the Basel traffic light (BCBS, 1996)."""
@@ -318,6 +321,50 @@ def _bernoulli_log_likelihood(hits: int, n_rows: int, rate: float) -> float:
 def _chi2_one(statistic: float) -> TestResult:
     positive = max(statistic, 0.0)  # rounding can leave -1e-16
     return TestResult(positive, math.erfc(math.sqrt(positive / 2.0)))
+
+
+# ---------------------------------------------------------------- drift
+
+
+def population_stability_index(expected: AnyArray, actual: AnyArray, bins: int = 10) -> float:
+    """How far a sample has moved from another: ``sum (a - e) ln(a / e)`` over shares per bin.
+
+    Bin edges are quantiles of ``expected``, ``bins`` of them at most; a value that several of them
+    share is a bin of its own. By convention below 0.1 is stable, above 0.25 a shift (Siddiqi, 2006,
+    *Credit Risk Scorecards*); n rows of one law give about ``(1/n_e + 1/n_a) (bins - 1)``
+    (Yurdakul and Naranjo, 2020, *Journal of Risk Model Validation* 14).
+
+    Parameters
+    ----------
+    expected, actual : samples of any shape, at least one row each.
+
+    Notes
+    -----
+    NaN handling: NaN is a bin of its own, so that values which go missing count as drift. The share
+    of an empty bin counts as :data:`PSI_FLOOR`.
+    """
+    shares = []
+    samples = [np.asarray(sample, dtype=np.float64).ravel() for sample in (expected, actual)]
+    if not all(sample.size for sample in samples):
+        raise DataError("two samples with at least one row each are required", fix="widen the range of dates")
+    edges = _quantile_edges(samples[0], bins)
+    for sample in samples:
+        missing = np.isnan(sample)
+        place = np.where(missing, edges.size + 1, np.searchsorted(edges, sample))
+        counts = np.bincount(place, minlength=edges.size + 2)
+        shares.append(np.maximum(counts / sample.size, PSI_FLOOR))
+    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+
+
+def _quantile_edges(sample: Float1D, bins: int) -> Float1D:
+    known = sample[~np.isnan(sample)]
+    if not known.size:
+        return np.empty(0)
+    edges, times = np.unique(
+        np.quantile(known, np.arange(1, bins) / bins, method="inverted_cdf"), return_counts=True
+    )
+    # Bins are (low, high], so an edge just below a repeated value leaves it alone in its bin.
+    return np.union1d(edges, np.nextafter(edges[times > 1], -np.inf))
 
 
 # ---------------------------------------------------------------- margin series

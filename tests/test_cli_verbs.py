@@ -70,7 +70,8 @@ def test_build_writes_a_dataset_and_its_page(lake: Path, tmp_path: Path, capsys:
     run(capsys, "report", "features", tmp_path / "data", "--out", tmp_path / "features.html")
     page = (tmp_path / "features.html").read_text()
     assert "log_har_24h" in page
-    assert "data:image/png;base64," in page
+    assert "<svg" in page
+    assert "BTC" in json.loads((tmp_path / "features.json").read_text())["dataset"]["markets"]
 
 
 @pytest.mark.parametrize(
@@ -146,10 +147,20 @@ def test_check_refuses_a_folder_that_is_no_lake(tmp_path: Path, capsys: Said) ->
     assert problem["code"] == "no-table"
 
 
-@pytest.mark.parametrize("kind", ["binance", "freqtrade"])
-def test_layouts_of_a_later_release_say_what_to_use(kind: str, tmp_path: Path, capsys: Said) -> None:
-    assert cli.main(["ingest", kind, str(tmp_path), "--lake", str(tmp_path / "lake")]) == 2
-    assert "vendor, tables" in capsys.readouterr().err
+@pytest.mark.parametrize("kind", ["vendor", "tables", "binance", "freqtrade"])
+def test_an_ingest_of_an_empty_folder_fails_and_makes_no_lake(
+    kind: str, tmp_path: Path, capsys: Said
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["ingest", kind, str(tmp_path / "empty"), "--lake", str(tmp_path / "lake")]) == 1
+    assert "empty holds no" in capsys.readouterr().err
+    assert not (tmp_path / "lake").exists()
+
+
+def test_only_the_binance_layout_takes_a_market(tmp_path: Path, capsys: Said) -> None:
+    command = ["ingest", "tables", str(tmp_path), "--lake", str(tmp_path / "lake"), "--market", "um"]
+    assert cli.main(command) == 2
+    assert "only kind 'binance' has a market" in capsys.readouterr().err
 
 
 def test_an_evaluation_that_is_in_sample_says_so() -> None:

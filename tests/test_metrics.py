@@ -224,3 +224,49 @@ class TestBadInput:
     def test_a_logistic_regression_on_nan_is_refused(self):
         with pytest.raises(DataError, match="finite values"):
             metrics.fit_logistic(np.array([[np.nan]]), np.array([1.0]))
+
+
+class TestPopulationStability:
+    def test_equal_samples_have_not_moved(self):
+        sample = np.arange(1000.0)
+        assert metrics.population_stability_index(sample, sample[::-1]) == 0.0
+
+    def test_it_is_the_sum_over_deciles_counted_by_hand(self):
+        expected = np.arange(1.0, 11.0)
+        # one row per decile before; now two in the first, none in the last
+        actual = np.array([1, 1, 2, 3, 4, 5, 6, 7, 8, 9], dtype=float)
+        by_hand = (0.2 - 0.1) * math.log(0.2 / 0.1) + (1e-4 - 0.1) * math.log(1e-4 / 0.1)
+        assert metrics.population_stability_index(expected, actual) == pytest.approx(by_hand)
+
+    def test_rows_that_go_missing_are_a_bin_of_their_own(self):
+        expected = np.tile(np.arange(10.0), 10)
+        actual = np.where(np.arange(100) < 50, np.nan, expected)
+        by_hand = 10 * (0.05 - 0.1) * math.log(0.5) + (0.5 - 1e-4) * math.log(0.5 / 1e-4)
+        assert metrics.population_stability_index(expected, actual) == pytest.approx(by_hand)
+        both = metrics.population_stability_index(actual, actual)
+        assert both == 0.0
+
+    def test_all_missing_before_or_after_is_a_large_but_finite_drift(self):
+        known, missing = np.arange(10.0), np.full(10, np.nan)
+        one_bin = (1 - 1e-4) * math.log(1 / 1e-4)
+        assert metrics.population_stability_index(missing, known) == pytest.approx(2 * one_bin)
+        assert metrics.population_stability_index(missing, missing) == 0.0
+
+    def test_a_constant_that_moves_either_way_is_seen(self):
+        zeros = np.zeros(50)
+        for shift in (-1.0, 1.0):
+            assert metrics.population_stability_index(zeros, zeros + shift) > 9.0
+        mostly_zero = np.r_[np.zeros(80), np.arange(1.0, 21.0)]
+        assert metrics.population_stability_index(mostly_zero, mostly_zero - 1e-3) > 1.0
+
+    def test_two_samples_of_one_law_stay_near_its_expectation(self):
+        generator = np.random.default_rng(4)
+        found = [
+            metrics.population_stability_index(generator.normal(size=2000), generator.normal(size=1000))
+            for _ in range(200)
+        ]
+        assert np.mean(found) == pytest.approx((1 / 2000 + 1 / 1000) * 9, rel=0.15)
+
+    def test_an_empty_sample_is_refused(self):
+        with pytest.raises(DataError, match="two samples with at least one row"):
+            metrics.population_stability_index(np.arange(3.0), np.empty(0))

@@ -15,6 +15,7 @@ import numpy as np
 from riskml.arrays import AnyArray, BoolND, Float2D, Float3D, FloatND, TimeUs
 from riskml.errors import DataError, nearest
 from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
+from riskml.features.inputs import input_spec
 from riskml.markets import Market, symbols
 from riskml.scoring.session import LoadedBundle
 from riskml.scoring.stream import PRESENCE_INPUT, WARM_UP, GraphStream, GuardStream, RawBar
@@ -80,7 +81,7 @@ def forecast_history(
     every = history_markets(bundle, lake, markets)
     wanted = [symbols(every).index(name) for name in (markets or bundle.manifest.markets)]
     watched = watched_inputs(bundle)
-    guard = GuardStream(bundle, symbols(every), watched)
+    guard = GuardStream(bundle, every, watched)
     bars: list[RawBar] = []
     outputs: list[dict[str, AnyArray]] = []
     degraded: list[AnyArray] = []
@@ -188,8 +189,10 @@ def _load(
     )
     inputs = {}
     for name, values in grid.inputs.items():
-        inputs[name] = np.full((len(grid.ts), len(markets)), np.nan)
-        inputs[name][:, places] = values
+        inputs[name] = values
+        if input_spec(name).axis == "market":
+            inputs[name] = np.full((len(grid.ts), len(markets)), np.nan)
+            inputs[name][:, places] = values
     n_bars = (end - start) // bar_us
     features = evaluate_features(
         bundle.features,
@@ -199,5 +202,6 @@ def _load(
         reference=range(len(manifest.markets)),
         ops=CompiledOps(),
         tail=n_bars,
+        markets=markets,
     )
     return grid.ts[-n_bars:], features, {name: values[-n_bars:] for name, values in inputs.items()}

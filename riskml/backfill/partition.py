@@ -62,7 +62,7 @@ def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
     -------
     pa.Table : rows of ``margins``; empty where the day has no snapshot after a closed bar.
     """
-    guard = GuardStream(inputs.bundle, symbols(inputs.markets), watched_inputs(inputs.bundle))
+    guard = GuardStream(inputs.bundle, inputs.markets, watched_inputs(inputs.bundle))
     requirements = Requirements(inputs.bundle, inputs.policy)
     parts: list[dict[str, Any]] = []
     place = 0

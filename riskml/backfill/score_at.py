@@ -62,9 +62,7 @@ def warm_scorer(
     last_bar = at - at % bar_us
     bars_back = lookback_bars(bundle.features, manifest.interval) + manifest.n_bars
     start = last_bar - bars_back * bar_us - duration_us(WARM_UP) - max(max_staleness_us(), HISTORY)
-    venues = {market.venue for market in history_markets(bundle, lake, None)}
-    venues |= {market.venue for market in lake.markets(manifest.interval)}
-    venues |= {f"{venue}_spot" for venue in venues}
+    history_markets(bundle, lake, None)  # refuses a lake without bars
     names = {name for feature in bundle.features for name in feature.inputs}
     tables = {*input_tables(names), "bars", "pegs", "flows", "open_interest"}
     observed = 0
@@ -72,7 +70,6 @@ def warm_scorer(
         of_bars = table in ("bars", "marks")
         rows = lake.read(
             table,
-            venues=sorted(venues) if of_bars else None,
             interval=manifest.interval if of_bars else None,
             start=start,
             end=at + 1,

@@ -17,7 +17,7 @@ from riskml.arrays import AnyArray, Float1D, Float2D, Int2D, TimeUs
 from riskml.errors import DataError
 from riskml.features.asof import take
 from riskml.features.candidates import candidates, padded
-from riskml.features.events import EventSeries, sums_at, sums_over
+from riskml.features.events import EventSource
 from riskml.features.inputs import EXACT_KINDS, INPUTS, InputKind, InputSpec, column_values, input_spec
 from riskml.features.rows import Rows, TableRows
 from riskml.features.rules import Found, series_values, value_of
@@ -77,10 +77,9 @@ class InputReader:
         alike: dict[tuple[str, ...], list[InputSpec]] = {}
         for spec in specs:
             kind = _LIKE.get(spec.kind, spec.kind)
-            same = (spec.table, kind, spec.staleness, spec.detail, spec.side)
-            alike.setdefault(same, []).append(spec)
+            alike.setdefault((spec.table, kind, spec.staleness, spec.detail), []).append(spec)
         self._alike = list(alike.values())
-        self._sources: list[_Source | _EventSource | _Nothing] = []
+        self._sources: list[_Source | EventSource | _Nothing] = []
         self._series_known: dict[str, int] | None = None
 
     def read(self, grid_ts: TimeUs) -> dict[str, Float2D]:
@@ -231,37 +230,9 @@ class _Nothing:
         return _nothing(self.specs, (len(grid.ts), self.n_columns))
 
 
-@dataclass(frozen=True)
-class _EventSource:
-    """Inputs that sum events."""
-
-    specs: tuple[InputSpec, ...]
-    table: TableRows
-    events: EventSeries
-    bar_us: int
-    limit_us: int
-
-    def at_slot(self, slot: int) -> dict[str, Float2D]:
-        """All columns at one slot, [1, n_columns] per input."""
-        return {
-            spec.name: sums_at(self.table, self.events, spec.column, slot, self.bar_us, self.limit_us)
-            for spec in self.specs
-        }
-
-    def over_grid(self, grid: SlotGrid) -> dict[str, Float2D]:
-        """All slots, column by column."""
-        out = _nothing(self.specs, (len(grid.ts), self.events.n_columns))
-        for spec in self.specs:
-            for column in np.unique(self.events.column).tolist():
-                out[spec.name][:, column] = sums_over(
-                    self.table, self.events, spec.column, column, grid, self.bar_us, self.limit_us
-                )
-        return out
-
-
 def _source(
     store: SeriesStore, specs: Sequence[InputSpec], markets: Sequence[Market], interval: str
-) -> _Source | _EventSource | _Nothing:
+) -> _Source | EventSource | _Nothing:
     spec = specs[0]
     choices = candidates(store, spec, markets, interval)
     if not any(choices):
@@ -269,8 +240,7 @@ def _source(
     table = store.tables[spec.table]
     limit_us = duration_us(spec.staleness) if spec.staleness else 0
     if spec.kind == "event_sum":
-        events = EventSeries.of(table, choices)
-        return _EventSource(tuple(specs), table.rows, events, duration_us(interval), limit_us)
+        return EventSource.of(specs, table, choices, duration_us(interval), limit_us)
     assets = sorted({key.name for keys in choices for key in keys})
     series = padded([[table.numbers[key] for key in keys] for keys in choices])
     labels = padded([[assets.index(key.name) for key in keys] for keys in choices])

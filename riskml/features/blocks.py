@@ -14,14 +14,14 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float1D, Float2D, Int1D, Int2D
 from riskml.features.block_state import Arrays, BlockState, accumulate, alive_only, at, suffixes
-from riskml.features.elementwise import ELEMENTWISE
+from riskml.features.elementwise import FUNCTIONS
 from riskml.features.rolling import RollingState, Span, Values, Window
 
 
 class BlockOps:
     """The carried forms in numpy."""
 
-    functions = ELEMENTWISE
+    functions = FUNCTIONS
 
     def state(self, window: Window, n_columns: int, phase: int = 0) -> RollingState:
         """See :class:`riskml.features.rolling.Ops`."""

@@ -75,13 +75,8 @@ def _bars(store: SeriesStore, spec: InputSpec, market: Market, interval: str) ->
 def _own_venue_first(
     store: SeriesStore, spec: InputSpec, market: Market, interval: str
 ) -> Iterator[SeriesKey]:
-    keys = [
-        key
-        for key in store.keys(spec.table, market.symbol)
-        if spec.detail in ("", key.detail) and spec.side in ("", key.detail.rpartition("|")[2])
-    ]
     # Sorting is stable: the other venues stay in alphabetical order.
-    yield from sorted(keys, key=lambda key: key.place != market.venue)
+    yield from sorted(_every_venue(store, spec, market, interval), key=lambda key: key.place != market.venue)
 
 
 def _every_venue(store: SeriesStore, spec: InputSpec, market: Market, interval: str) -> Iterator[SeriesKey]:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Float2D
-from riskml.features.expr import MIN_ACROSS_WEIGHT, AcrossReduction, Reduction
+from riskml.arrays import AnyArray, Float2D, Int1D
+from riskml.features.expr import MIN_ACROSS_WEIGHT
 
 
-def cross_section(reduction: Reduction, values: Float2D, reference: Sequence[int]) -> Float2D:
-    """One value per row [n_rows, 1] of the reference columns; NaN where none has a value."""
-    if not reference:
-        return np.full((len(values), 1), np.nan)
-    if reduction == "leader":
-        return np.ascontiguousarray(values[:, reference[0] : reference[0] + 1])
+def finite_or_missing(x: AnyArray) -> AnyArray:
+    """NaN in place of infinite values."""
+    return np.where(np.isfinite(x), x, np.nan)
+
+
+def reference_mean(values: Float2D, reference: Int1D) -> Float2D:
+    """Mean of the reference columns that have a value [n_rows, 1]; NaN where none has."""
+    _, mean = _mean_over(values[:, reference])
+    return mean[:, np.newaxis]
+
+
+def reference_std(values: Float2D, reference: Int1D) -> Float2D:
+    """Standard deviation, divisor n, of the reference columns [n_rows, 1]; NaN with fewer than two."""
     chosen = values[:, reference]
-    counts, centre = _mean_over(chosen)
-    if reduction == "mean":
-        return centre[:, np.newaxis]
-    _, variance = _mean_over(np.square(chosen - centre[:, np.newaxis]))
+    counts, mean = _mean_over(chosen)
+    _, variance = _mean_over(np.square(chosen - mean[:, np.newaxis]))
     return np.where(counts >= 2, np.sqrt(variance), np.nan)[:, np.newaxis]
 
 
-def across(reduction: AcrossReduction, values: Float2D, weights: Float2D) -> Float2D:
-    """Values per chain or stablecoin brought to markets.
+def reference_leader(values: Float2D, reference: Int1D) -> Float2D:
+    """The first reference column [n_rows, 1]; NaN without one."""
+    if len(reference) == 0:
+        return np.full((len(values), 1), np.nan)
+    return np.ascontiguousarray(values[:, reference[:1]])
+
+
+def across_max(values: Float2D, weights: Float2D) -> Float2D:
+    """Largest value over the columns of positive weight.
 
     Parameters
     ----------
@@ -34,13 +46,19 @@ def across(reduction: AcrossReduction, values: Float2D, weights: Float2D) -> Flo
 
     Returns
     -------
-    [n_rows, n_profiles]; see :class:`riskml.features.expr.Across` for the rule on missing values.
+    [n_rows, n_profiles]; NaN where none of the columns has a value.
+    """
+    wanted = np.isfinite(values)[:, np.newaxis, :] & (weights > 0.0)
+    best = np.where(wanted, values[:, np.newaxis, :], -np.inf).max(axis=2, initial=-np.inf)
+    return np.where(np.isfinite(best), best, np.nan)
+
+
+def across_mean(values: Float2D, weights: Float2D) -> Float2D:
+    """Weighted mean over the columns that have a value; shapes as of :func:`across_max`.
+
+    NaN where these carry less than :data:`riskml.features.expr.MIN_ACROSS_WEIGHT`.
     """
     finite = np.isfinite(values)[:, np.newaxis, :]
-    if reduction == "max":
-        wanted = finite & (weights > 0.0)
-        best = np.where(wanted, values[:, np.newaxis, :], -np.inf).max(axis=2, initial=-np.inf)
-        return np.where(np.isfinite(best), best, np.nan)
     weight = _running_total(np.where(finite, weights, 0.0))
     total = _running_total(np.where(finite, values[:, np.newaxis, :] * weights, 0.0))
     enough = weight >= MIN_ACROSS_WEIGHT
@@ -49,6 +67,8 @@ def across(reduction: AcrossReduction, values: Float2D, weights: Float2D) -> Flo
 
 def _running_total(terms: AnyArray) -> AnyArray:
     """Sum over the last axis, strictly from left to right: a pairwise sum would depend on its shape."""
+    if terms.shape[-1] == 0:
+        return np.zeros(terms.shape[:-1])
     return np.asarray(np.add.accumulate(terms, axis=-1)[..., -1])
 
 
@@ -87,7 +107,13 @@ def _where_finite(x: AnyArray, *others: AnyArray) -> AnyArray:
     return np.where(usable, x, np.nan)
 
 
-ELEMENTWISE: dict[str, Callable[..., AnyArray]] = {
+FUNCTIONS: dict[str, Callable[..., AnyArray]] = {
+    "finite_or_missing": finite_or_missing,
+    "reference_mean": reference_mean,
+    "reference_std": reference_std,
+    "reference_leader": reference_leader,
+    "across_mean": across_mean,
+    "across_max": across_max,
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,
@@ -104,4 +130,4 @@ ELEMENTWISE: dict[str, Callable[..., AnyArray]] = {
     "first_finite": _first_finite,
     "where_finite": _where_finite,
 }
-"""What the operations of :class:`riskml.features.expr.Elementwise` mean."""
+"""What nodes without memory compute, by the name of their operation."""

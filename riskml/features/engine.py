@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Float2D, Float3D, TimeUs
+from riskml.arrays import AnyArray, Float2D, Float3D, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.features.blocks import BlockOps
-from riskml.features.elementwise import cross_section
 from riskml.features.expr import PRESENCE_INPUT, Axis, CrossSection, Input, walk
 from riskml.features.program import Block, NodeStream, Program
 from riskml.features.rolling import Ops
@@ -24,8 +23,8 @@ from riskml.features.weights import axis_columns
 from riskml.markets import Market
 from riskml.units import duration_us, format_us
 
-BLOCK_VALUES = 8192
-"""Values of a node that are computed at once (64 KiB): several nodes fit the second-level cache."""
+BLOCK_VALUES = 16384
+"""Values of a node that are computed at once (128 KiB): several nodes fit the second-level cache."""
 
 
 class FeatureStream:
@@ -57,11 +56,12 @@ class FeatureStream:
         self.features = tuple(features)
         self.interval = interval
         self.lookback_bars = max(feature.lookback_bars(interval) for feature in features)
-        self.reference = tuple(range(len(markets)) if reference is None else map(int, reference))
+        self.reference = reference_columns(reference, len(markets))
         self._clock = Clock(interval)
         self._axes = input_axes(features)
         program = Program.of([feature.expr for feature in features])
-        self._stream = NodeStream(program, markets, interval, BlockOps() if ops is None else ops)
+        self._ops = BlockOps() if ops is None else ops
+        self._stream = NodeStream(program, markets, interval, self._ops)
 
     @property
     def markets(self) -> tuple[Market, ...]:
@@ -73,7 +73,7 @@ class FeatureStream:
         """Close of the last row pushed, us."""
         return self._clock.last
 
-    def push(self, ts: TimeUs, inputs: Mapping[str, Float2D]) -> Float3D:
+    def push(self, ts: TimeUs, inputs: Mapping[str, Float2D], out: Float3D | None = None) -> Float3D:
         """Features of the next rows.
 
         Parameters
@@ -82,6 +82,8 @@ class FeatureStream:
             A missing bar is a row of NaN, never left out.
         inputs : name -> [n_rows, n_columns] for every input that the features read; NaN =
             missing.
+        out : [n_features, n_rows, n_markets] float64 to write to, for callers that push block after
+            block; default a new array.
 
         Returns
         -------
@@ -97,12 +99,12 @@ class FeatureStream:
         times = np.asarray(ts, dtype=np.int64)
         check_inputs(self._axes, inputs, len(times), len(self.markets))
         first_bar = self._clock.advance(times)
-        out = np.empty((len(self.features), len(times), len(self.markets)))
+        result = result_array(out, (len(self.features), len(times), len(self.markets)))
         for begin, end in blocks(len(times), len(self.markets)):
             part = {name: inputs[name][begin:end] for name in self._axes}
             with np.errstate(all="ignore"):
-                self._run(Block(times[begin:end], first_bar + begin, part), out[:, begin:end])
-        return out.transpose(1, 2, 0)
+                self._run(Block(times[begin:end], first_bar + begin, part), result[:, begin:end])
+        return result.transpose(1, 2, 0)
 
     def add_markets(self, new: Sequence[Market]) -> None:
         """Add columns for markets that have had no bar so far, as on the day of a listing.
@@ -138,9 +140,9 @@ class FeatureStream:
             try:
                 children = next(exchange) if answer is None else exchange.send(answer)
             except StopIteration as done:
-                store(done.value, out)
+                store(done.value, out, self._ops)
                 return
-            answer = cross_sections(program, level, children, self.reference)
+            answer = cross_sections(program, level, children, self.reference, self._ops)
             level += 1
 
 
@@ -188,24 +190,42 @@ class Clock:
 
 
 def cross_sections(
-    program: Program, level: int, children: Sequence[Float2D], reference: Sequence[int]
+    program: Program, level: int, children: Sequence[Float2D], reference: Int1D, ops: Ops
 ) -> list[Float2D]:
     """The cross-sections of a level, each [n_rows, 1]."""
     nodes = [program.order[place] for place in program.exchanges[level]]
     return [
-        cross_section(node.reduction, child, reference)
+        ops.functions[f"reference_{node.reduction}"](child, reference)
         for node, child in zip(nodes, children, strict=True)
         if isinstance(node, CrossSection)
     ]
 
 
-def store(roots: Sequence[AnyArray], out: Float3D) -> None:
+def store(roots: Sequence[AnyArray], out: Float3D, ops: Ops) -> None:
     """Write root values into [n_features, n_rows, n_markets]; what is not finite becomes NaN."""
+    clean = ops.functions["finite_or_missing"]
     for place, value in enumerate(roots):
-        target = out[place]
-        target[...] = value
-        # x - x is 0 for what is finite and NaN for what is not.
-        np.add(target, target - target, out=target)
+        # Not clean(value, out=...): numba's ufuncs mistake the strides of a narrow output.
+        out[place] = clean(value)
+
+
+def result_array(out: Float3D | None, shape: tuple[int, int, int]) -> Float3D:
+    """``out`` where it has the shape, a new array where there is none.
+
+    Raises
+    ------
+    DataError : ``out`` has another shape or type.
+    """
+    if out is None:
+        return np.empty(shape)
+    if out.shape != shape or out.dtype != np.float64:
+        raise DataError(f"out is {out.dtype} {out.shape}; float64 {shape} is required")
+    return out
+
+
+def reference_columns(reference: Sequence[int] | None, n_markets: int) -> Int1D:
+    """Columns that define the cross-section; default all."""
+    return np.array(range(n_markets) if reference is None else list(reference), dtype=np.int64)
 
 
 def blocks(n_rows: int, width: int) -> list[tuple[int, int]]:

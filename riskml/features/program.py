@@ -16,7 +16,6 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float2D, Int2D, TimeUs
 from riskml.errors import DataError
-from riskml.features.elementwise import across
 from riskml.features.expr import (
     PRESENCE_INPUT,
     Across,
@@ -227,13 +226,13 @@ class NodeStream:
             child, cut = children[0], node.segmented
             return lambda run: lag.push(run.values[child], run.cut if cut else run.uncut)
         if isinstance(node, Across):
-            return self._across(node, children[0])
-        return _leaf(node, self._interval)
+            return self._across(node, children[0], ops.functions[f"across_{node.reduction}"])
+        return _leaf(node, self._interval, ops.functions["finite_or_missing"])
 
-    def _across(self, node: Across, child: int) -> _Step:
+    def _across(self, node: Across, child: int, function: Callable[..., AnyArray]) -> _Step:
         def step(run: _Run) -> AnyArray:
             weights, column = self._profiles[node.child.axis]
-            return across(node.reduction, run.values[child], weights)[:, column]
+            return function(run.values[child], weights)[:, column]
 
         return step
 
@@ -259,10 +258,10 @@ def _rolling(state: RollingState, child: int, cut: bool) -> _Step:
     return step
 
 
-def _leaf(node: Expr, interval: str) -> _Step:
+def _leaf(node: Expr, interval: str, clean: Callable[..., AnyArray]) -> _Step:
     if isinstance(node, Input):
         name = node.name
-        return lambda run: run.block.inputs[name]
+        return lambda run: clean(run.block.inputs[name])
     if isinstance(node, Constant):
         value = np.asarray(node.value)
         return lambda run: value

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from riskml.arrays import AnyArray, Bool2D, BoolND, Float2D, Float3D, Int1D, Int2D
-from riskml.features.elementwise import ELEMENTWISE
+from riskml.features.elementwise import FUNCTIONS
 from riskml.features.expr import MAX_GAP_BARS, Statistic
 
 _BLOCK_VALUES = 1 << 21
@@ -120,7 +120,7 @@ class Ops(Protocol):
 
     @property
     def functions(self) -> Mapping[str, Callable[..., AnyArray]]:
-        """Functions of one row by name, see :data:`riskml.features.elementwise.ELEMENTWISE`."""
+        """Functions of one row by name, see :data:`riskml.features.elementwise.FUNCTIONS`."""
         ...
 
     def state(self, window: Window, n_columns: int, phase: int = 0) -> RollingState:
@@ -206,7 +206,7 @@ def segment_starts(present: BoolND) -> Int2D:
 class NumpyOps:
     """The definition."""
 
-    functions = ELEMENTWISE
+    functions = FUNCTIONS
 
     def state(self, window: Window, n_columns: int, phase: int = 0) -> RollingState:
         """See :class:`Ops`; there are no blocks, so the phase does not matter."""

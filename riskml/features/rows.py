@@ -136,6 +136,8 @@ class TableRows:
         """Place of each series' first row [n_series]."""
         self.length: Int1D = np.empty(0, dtype=np.int64)
         """Rows of each series [n_series]."""
+        self.rises: Bool1D = np.empty(0, dtype=np.bool_)
+        """Whether rows became known in the order in which they happened [n_series]."""
         self._room: Int1D = np.empty(0, dtype=np.int64)
         self._end = 0
         self._views: dict[int, Rows] = {}
@@ -148,6 +150,7 @@ class TableRows:
             self.begin, self.length, self._room = (
                 np.concatenate([old, more]) for old in (self.begin, self.length, self._room)
             )
+            self.rises = np.concatenate([self.rises, more == 0])
         self._n_series += 1
         return self._n_series - 1
 
@@ -172,6 +175,24 @@ class TableRows:
     def places(self, numbers: Int1D) -> Int1D:
         """Places of all rows of series, one series after the other."""
         return self._copy_places(numbers, 0, self.length[numbers])[0]
+
+    def known_since(self, numbers: Int1D, time_us: int) -> tuple[Int1D, Int1D]:
+        """Places of all rows that became known after a time, and more; and how many per series.
+
+        Of a series whose rows became known in order only those are found, at little cost; of
+        another one all rows are.
+        """
+        begin, end = self.begin[numbers], self.begin[numbers] + self.length[numbers]
+        tail = 4
+        while bool((self.known_at[np.maximum(end - tail, begin)] > time_us)[end - begin > tail].any()):
+            tail *= 4
+        start = np.maximum(end - tail, begin)
+        after = np.full(len(numbers), time_us + 1, dtype=np.int64)
+        first = lower_bound(self.known_at, self.ts, start, end - start, after, np.zeros_like(after))
+        first = np.where(self.rises[numbers], first, begin)
+        count = end - first
+        within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(first, count) + within, count
 
     def append(self, block: Block) -> Appended:
         """Take rows of any series in any order."""
@@ -217,6 +238,12 @@ class TableRows:
         first, counts = _stretches(block.series)
         numbers = block.series[first]
         self.begin[numbers], self.length[numbers], self._room[numbers] = first, counts, counts
+        self._note_order(block)
+
+    def _note_order(self, block: Block) -> None:
+        falls = block.known_at < block.ts  # nothing is known before it happened
+        falls[1:] |= (block.known_at[1:] < block.known_at[:-1]) & (block.series[1:] == block.series[:-1])
+        self.rises[block.series[falls]] = False
 
     def _behind(self, block: Block) -> tuple[Bool1D, Bool1D]:
         """Whether each row comes behind the newest of its series, and whether its ``ts`` is newer."""
@@ -248,6 +275,11 @@ class TableRows:
         if full.any():
             self._move(numbers[full], counts[full])
         start = self.begin[numbers] + self.length[numbers]
+        last = np.maximum(start - 1, 0)
+        self.rises[numbers[(self.length[numbers] > 0) & (self.known_at[last] > block.known_at[first])]] = (
+            False
+        )
+        self._note_order(block)
         place = np.repeat(start - first, counts) + np.arange(len(block.ts))
         self._write(place, block)
         self.length[numbers] += counts
@@ -272,6 +304,7 @@ class TableRows:
         )
         # The old rows stay where they are, for those who look at them.
         self.length[numbers] = self._room[numbers] = 0
+        self.rises[numbers] = True
         self._extend(merged.ordered()[0])
 
     def _write(self, place: Int1D, block: Block) -> None:

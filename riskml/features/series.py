@@ -64,6 +64,7 @@ class SeriesTable:
         self.numbers: dict[SeriesKey, int] = {}
         self.rows = TableRows(_value_names(declared))
         self._codes: dict[tuple[object, ...], int] = {}
+        self._last: tuple[list[AnyArray], Int1D] = [], np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -73,7 +74,7 @@ class SeriesTable:
         names = [name for name in self.declared.key if name != "ts"]
         # Only text may be left out of a key.
         key_columns = [np.asarray(rows[name]) if name in rows else np.full(n_rows, "") for name in names]
-        series = self._of_few(key_columns) if n_rows <= _FEW_ROWS else self._of_many(key_columns)
+        series = self._of_feed(key_columns) if n_rows <= _FEW_ROWS else self._of_many(key_columns)
         block = Block(
             series,
             np.asarray(rows["ts"], dtype=np.int64),
@@ -81,6 +82,14 @@ class SeriesTable:
             {name: np.asarray(rows[name], np.float64) for name in self.rows.names if name in rows},
         )
         return self.rows.append(block)
+
+    def _of_feed(self, key_columns: list[AnyArray]) -> Int1D:
+        """A feed sends the same keys bar after bar: they are compared before they are looked up."""
+        before, series = self._last
+        if len(before) != len(key_columns) or not all(map(np.array_equal, before, key_columns)):
+            series = self._of_few(key_columns)
+            self._last = [column.copy() for column in key_columns], series
+        return series
 
     def _of_few(self, key_columns: list[AnyArray]) -> Int1D:
         parts = zip(*(column.tolist() for column in key_columns), strict=True)

@@ -23,6 +23,7 @@ import riskml
 from riskml.arrays import FloatND
 from riskml.errors import ConfigError, DataError
 from riskml.learning.calibrate import Calibration, choose_calibration
+from riskml.learning.columns import missing_columns, recipe_columns
 from riskml.learning.inference import DenseForecast, forecast_panel
 from riskml.learning.networks.market import FeatureRoles, MarketNet
 from riskml.learning.plots import write_plots
@@ -112,7 +113,7 @@ def fit_run(
 
     Parameters
     ----------
-    data : dataset, or the folder that ``riskml build`` wrote.
+    data : dataset, or the folder that ``riskml build`` wrote; of its features those that the recipe names.
     recipe : recipe, name of a released one, or a TOML file.
     out : RUN folder. Without ``resume`` an earlier run in it is replaced.
     fit_end, calibrate_end : seams, exclusive; the recipe's fractions where None.
@@ -129,16 +130,17 @@ def fit_run(
     ------
     ConfigError : recipe or seams that cannot be used; ``resume`` with other data or recipe; a tracking
         store that cannot be reached (the run is complete by then).
-    DataError : too little data, no market to fit, or a loss that is not finite. The last good
-        checkpoint stays, ``run.json`` is not written.
+    DataError : too little data, features of another version, no market to fit, or a loss that is not
+        finite. The last good checkpoint stays, ``run.json`` is not written.
 
     Notes
     -----
     NaN handling: a missing feature counts as its fit mean, a missing target takes no part.
     """
     check_tracking_uri(tracking_uri)
-    dataset = _dataset(data)
     chosen = with_seed(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), seed)
+    dataset = _dataset(data)
+    dataset = recipe_columns(dataset, chosen.network)
     folder = Path(out)
     job = _prepare(dataset, chosen, fit_end, calibrate_end)
     start = _start(job)
@@ -327,6 +329,7 @@ def _record(
         "venues": [market.venue for market in data.markets],
         "fitted_markets": fitted_symbols,
         "features": list(data.feature_names),
+        "features_left_out": list(missing_columns(data, job.recipe.network)),
         "families": job.families,
         "feature_fingerprint": info.fingerprint,
         "data_hashes": dict(info.data_hashes),

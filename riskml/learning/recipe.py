@@ -13,18 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from riskml.errors import ConfigError, Problem, nearest
+from riskml.features.catalog import CATALOG, select
+from riskml.features.spec import FAMILIES
+from riskml.tables.parts import CALIBRATE_FRACTION, FIT_FRACTION
 
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
 _SEQUENCE = ("log_parkinson_1h", "return_1h", "market_return_24h", "taker_imbalance_24h", "funding_rate_8h")
+_FEATURES = (
+    *("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d"),
+    *("log_ewm_variance_24h", "log_ewm_variance_60d", "return_1h", "return_24h", "downside_share_24h"),
+    *("jump_share_24h", "vol_of_vol_7d", "tail_range_7d", "relative_volume_24h", "drawdown_7d"),
+    *("rebound_7d", "history_28d", "funding_rate_8h", "funding_z_7d", "funding_carry_7d"),
+    *("funding_dispersion", "open_interest_change_24h", "basis_bps", "mark_gap_bps", "taker_imbalance_24h"),
+    *("bridge_flow_z_30d", "stablecoin_supply_change_7d", "tvl_drawdown_30d", "peg_deviation_24h"),
+    *("market_log_variance_24h", "relative_log_variance_24h", "market_return_24h", "dispersion_24h"),
+    *("factor_loading_1", "factor_loading_2", "hour_of_week"),
+)
+"""What the released recipes were chosen on; a feature that is new to the catalogue has to be asked for."""
 
 
 @dataclass(frozen=True)
 class SplitSpec:
     """Where the range is cut when no date is given."""
 
-    fit_fraction: float = 0.70
+    fit_fraction: float = FIT_FRACTION
     """Share of the range that is fitted."""
-    calibrate_fraction: float = 0.85
+    calibrate_fraction: float = CALIBRATE_FRACTION
     """Share of the range before the end of the calibrate part; the rest is never touched."""
     validation_fraction: float = 0.10
     """Tail of the fit part that chooses the epoch; it is not calibrated on."""
@@ -32,7 +46,7 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Shape of the network and the roles of features; names that a dataset lacks are left out."""
+    """Shape of the network, its features and their roles; names that a dataset lacks are left out."""
 
     channels: int = 24
     """Channels of the sequence part."""
@@ -48,6 +62,8 @@ class NetworkSpec:
     """Chance that one input feature is taken away, for a whole chunk and all markets."""
     family_dropout: float = 0.05
     """Chance that a whole family of features is taken away likewise."""
+    features: tuple[str, ...] = _FEATURES
+    """Features, families of them, or ``all``: what the network reads, in this order."""
     har_features: tuple[str, ...] = _HAR
     """Log-variance features of the skip connection."""
     sequence_features: tuple[str, ...] = _SEQUENCE
@@ -166,10 +182,20 @@ def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         problems.append(Problem("recipe-name", "'name' is required"))
     if not problems:
         recipe = Recipe(**values)
-        problems += _out_of_range(recipe)
+        problems += [*_out_of_range(recipe), *_wrong_features(recipe.network)]
     if problems:
         raise ConfigError.from_problems(problems, f"{where} is not usable")
     return recipe
+
+
+def feature_names(spec: NetworkSpec) -> tuple[str, ...]:
+    """The features that a recipe's network reads, families and ``all`` resolved.
+
+    Raises
+    ------
+    DataError : an unknown name, or a feature chosen twice; :func:`parse_recipe` refuses both before.
+    """
+    return tuple(feature.name for feature in select(spec.features))
 
 
 def with_seed(recipe: Recipe, seed: int | None) -> Recipe:
@@ -246,6 +272,35 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
         ),
     ]
     return [Problem("recipe-range", message) for holds, message in rules if not holds]
+
+
+def _wrong_features(network: NetworkSpec) -> list[Problem]:
+    known = [*(feature.name for feature in CATALOG), *FAMILIES, "all"]
+    problems = [
+        Problem(
+            "recipe-feature",
+            f"[network] features: there is no feature or family '{name}'.{nearest(name, known)}",
+            "see data/FEATURES.md",
+        )
+        for name in network.features
+        if name not in known
+    ]
+    if problems:
+        return problems
+    if not network.features:
+        return [Problem("recipe-feature", "[network] features must not be empty")]
+    chosen = [feature.name for name in network.features for feature in select([name])]
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    if twice:
+        problems.append(Problem("recipe-feature", f"[network] features holds {', '.join(twice)} twice"))
+    unread = [name for name in network.har_features if name not in chosen]
+    if unread:
+        problems.append(
+            Problem(
+                "recipe-feature", f"[network] har_features {', '.join(unread)} have to be in features too"
+            )
+        )
+    return problems
 
 
 def _plain(value: Any) -> Any:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from riskml.arrays import Bool1D, TimeUs
-from riskml.errors import ConfigError, DataError
+from riskml.errors import DataError
 from riskml.learning.recipe import SplitSpec
 from riskml.markets import Market
-from riskml.units import TimeLike, duration_us, format_us, to_us
+from riskml.tables.parts import cut_range
+from riskml.units import TimeLike, duration_us, format_us
 
 EXCLUDED_MARKETS = ("LINK", "DOT", "SUI", "NEAR", "ATOM")
 """Never fitted, to show how forecasts transfer to a market that the network has not seen."""
@@ -95,24 +96,16 @@ def make_splits(
     DataError : no bars, or a part too short for its purge.
     ConfigError : seams that are out of order or outside the range.
     """
-    if len(ts) == 0:
-        raise DataError("the dataset has no bars", fix="build it over a range that has data")
-    purge = max(duration_us(horizon) for horizon in horizons)
-    bar = duration_us(interval)
-    start, stop = int(ts[0]), int(ts[-1]) + bar
-    middle = _seam(fit_end, start, stop, bar, spec.fit_fraction)
-    if calibrate_end is None and fit_end is not None:
-        # A given fit end may lie behind the default calibrate end: keep the recipe's proportion after it.
-        share = (spec.calibrate_fraction - spec.fit_fraction) / (1.0 - spec.fit_fraction)
-        end = middle + int(share * (stop - middle)) // bar * bar
-    else:
-        end = _seam(calibrate_end, start, stop, bar, spec.calibrate_fraction)
-    if not start < middle < end <= stop + bar:
-        raise ConfigError(
-            f"start < fit end < calibrate end is required, found {format_us(start)}, {format_us(middle)}, "
-            f"{format_us(end)}; the data ends at {format_us(stop)}",
-            fix="move --fit-end and --calibrate-end inside the dataset",
-        )
+    parts = cut_range(
+        ts,
+        interval,
+        fit_end=fit_end,
+        calibrate_end=calibrate_end,
+        fit_fraction=spec.fit_fraction,
+        calibrate_fraction=spec.calibrate_fraction,
+    )
+    start, middle, end = parts.start, parts.fit_end, parts.calibrate_end
+    purge, bar = max(duration_us(horizon) for horizon in horizons), duration_us(interval)
     validation = middle - int(spec.validation_fraction * (middle - start)) // bar * bar
     splits = Splits(start, validation, middle, end, purge)
     short = [
@@ -150,9 +143,3 @@ def fitted_markets(markets: Iterable[Market]) -> list[int]:
             fix="build the dataset with other markets as well",
         )
     return kept
-
-
-def _seam(moment: TimeLike | None, start: int, stop: int, bar: int, fraction: float) -> int:
-    if moment is not None:
-        return to_us(moment)
-    return start + int(fraction * (stop - start)) // bar * bar

@@ -1,4 +1,4 @@
-"""The pages, one per kind of output: features, bundle, run, backfill and replay."""
+"""The pages, one per kind of output: bundle, run, backfill and replay, and features."""
 
 from __future__ import annotations
 
@@ -32,39 +32,18 @@ def write_report(kind: str, path: str | Path, out: str | Path) -> Path:
     ConfigError : unknown kind.
     DataError, BundleError : the folder is not what ``kind`` says.
     """
+    if kind == FEATURES:
+        from riskml.report.feature_page import write_feature_page
+
+        return write_feature_page(path, out).html
     if kind not in PAGES:
+        known = (FEATURES, *PAGES)
         raise ConfigError(
-            f"there is no report '{kind}'.{nearest(kind, PAGES)}", fix=f"use {', '.join(PAGES)}"
+            f"there is no report '{kind}'.{nearest(kind, known)}", fix=f"use {', '.join(known)}"
         )
     sections = PAGES[kind](Path(path))
     write_page(Path(out), f"riskml {kind}", str(path), sections)
     return Path(out)
-
-
-def _features(path: Path) -> list[Section]:
-    from riskml.tables.build import read_dataset
-
-    data = read_dataset(path)
-    rows: list[list[object]] = []
-    missing: list[float] = []
-    values = data.features.astype(np.float64)
-    for number, name in enumerate(data.feature_names):
-        column = values[:, :, number]
-        present = column[np.isfinite(column)]
-        low, middle, high = np.quantile(present, [0.01, 0.5, 0.99]) if present.size else (np.nan,) * 3
-        missing.append(100.0 * (1.0 - present.size / column.size))
-        rows.append([name, missing[-1], float(low), float(middle), float(high)])
-
-    def draw(axes: Any) -> None:
-        axes.barh(list(data.feature_names), missing, color=COLOURS[0])
-        axes.invert_yaxis()
-        axes.set_xlabel("missing, % of bars and markets")
-
-    height = 1.0 + 0.22 * len(rows)
-    return [
-        Section("Values", "", ["feature", "missing %", "1 % quantile", "median", "99 % quantile"], rows),
-        Section("Missing values", image=picture(draw, height=height)),
-    ]
 
 
 def _bundle(path: Path) -> list[Section]:
@@ -171,8 +150,9 @@ def _replay(path: Path) -> list[Section]:
     return sections
 
 
+FEATURES = "features"
+"""The kind with a page of its own, :mod:`riskml.report.feature_page`."""
 PAGES: Mapping[str, Callable[[Path], list[Section]]] = {
-    "features": _features,
     "bundle": _bundle,
     "run": _run,
     "backfill": _backfill,

@@ -111,7 +111,9 @@ def slow_scale(
         slow = np.maximum(slow, long_run)
     target = slow
     if previous is not None and np.isfinite(policy.rate_limit_per_hour):
-        limit = previous * (1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
+        with np.errstate(over="ignore"):  # after months the limit is infinite: none at all
+            growth = np.float64(1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
+        limit = previous * growth
         slow = np.where(np.isnan(limit), slow, np.minimum(slow, limit))
     # Maintenance is the largest over the horizons up to its own.
     upto = forecast.horizon(policy.maintenance_horizon) + 1

@@ -7,13 +7,12 @@ is a plain view and an append costs one row on average.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from riskml.arrays import AnyArray, BoolND, Float2D, Float32ND, FloatND
+from riskml.arrays import AnyArray, BoolND, Float32ND
 from riskml.errors import DataError
 
 
@@ -58,29 +57,6 @@ class RowWindow:
         self._store[...] = self._fill
         self._store[: self.rows] = window
         self._end = self.rows
-
-
-class InputBuffer:
-    """Named inputs of the features over their whole lookback, [n_bars, n_markets] each."""
-
-    def __init__(self, names: Sequence[str], rows: int, n_markets: int) -> None:
-        self.names = tuple(names)
-        self.rows = rows
-        self._windows = {name: RowWindow(rows, (n_markets,), np.float64, np.nan) for name in self.names}
-
-    def append(self, inputs: Mapping[str, Float2D]) -> None:
-        """Append the same new slots to every input, [n_slots, n_markets] each."""
-        for name in self.names:
-            self._windows[name].append(inputs[name])
-
-    def views(self) -> dict[str, FloatND]:
-        """Every input's window, [rows, n_markets]; NaN where nothing was seen."""
-        return {name: window.view() for name, window in self._windows.items()}
-
-    def restore(self, windows: Mapping[str, AnyArray]) -> None:
-        """Replace every window, e.g. from a saved state."""
-        for name in self.names:
-            self._windows[name].restore(windows[name])
 
 
 class FeatureBuffer:

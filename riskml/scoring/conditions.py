@@ -7,11 +7,12 @@ never makes a requirement fall.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from riskml.features.series import Rows, SeriesStore
+from riskml.features.series import SeriesKey, SeriesStore
+from riskml.features.slots import newest_places
 from riskml.risk.collateral import Conditions, chain_stress_score, staleness_us
 from riskml.units import DAY
 
@@ -37,15 +38,11 @@ def liquidity_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -> di
     prices : symbol -> price for venues that publish base units only.
     """
     totals: dict[str, float] = {}
-    for key in store.keys("open_interest"):
-        row = _newest(store.get(key), ts)
-        if row is None:
-            continue
-        usd = row["open_interest_usd"]
-        if not np.isfinite(usd):
-            usd = row["open_interest"] * prices.get(key.name, np.nan)
-        if np.isfinite(usd):
-            totals[key.name] = totals.get(key.name, 0.0) + usd
+    newest = _newest(store, "open_interest", ts, ("open_interest", "open_interest_usd"))
+    for key, (base, usd) in newest.items():
+        value = usd if np.isfinite(usd) else base * prices.get(key.name, np.nan)
+        if np.isfinite(value):
+            totals[key.name] = totals.get(key.name, 0.0) + value
     return totals
 
 
@@ -53,11 +50,7 @@ def _pegs(store: SeriesStore, ts: int) -> tuple[dict[str, float], dict[str, floa
     """Per asset the price of the venue closest to redemption: a print on one venue is no depeg."""
     prices: dict[str, float] = {}
     redemptions: dict[str, float] = {}
-    for key in store.keys("pegs"):
-        row = _newest(store.get(key), ts)
-        if row is None:
-            continue
-        price, redemption = row["price_usd"], row["redemption_usd"]
+    for key, (price, redemption) in _newest(store, "pegs", ts, ("price_usd", "redemption_usd")).items():
         fair = redemption if np.isfinite(redemption) else 1.0
         known = prices.get(key.name)
         if known is None or abs(price - fair) < abs(known - redemptions.get(key.name, 1.0)):
@@ -100,12 +93,17 @@ def _outflow_z(flows: Mapping[int, float]) -> float:
     return float((values[:-1].mean() - values[-1]) / values[:-1].std())
 
 
-def _newest(rows: Rows | None, ts: int) -> dict[str, float] | None:
-    """The columns of the row in force at ``ts``; None where nothing was known."""
-    if rows is None:
-        return None
-    # A limit longer than any history: the value is held, not dropped, when the source is silent.
-    place = int(rows.index.rows(np.array([ts], dtype=np.int64), np.iinfo(np.int64).max)[0])
-    if place < 0:
-        return None
-    return {name: float(values[place]) for name, values in rows.columns.items()}
+def _newest(
+    store: SeriesStore, table: str, ts: int, columns: Sequence[str]
+) -> dict[SeriesKey, tuple[float, ...]]:
+    """Columns of the row of each series that is in force at ``ts``, by key in order."""
+    series = store.tables.get(table)
+    if series is None:
+        return {}
+    keys = store.keys(table)
+    # No limit: a value is held, not dropped, when its source is silent.
+    places = newest_places(series.rows, np.array([series.numbers[key] for key in keys]), ts)
+    nothing = np.full(len(series.rows.ts), np.nan)
+    values = np.stack([series.rows.columns.get(name, nothing)[places] for name in columns], axis=1)
+    known = zip(keys, places.tolist(), values.tolist(), strict=True)
+    return {key: tuple(row) for key, place, row in known if place >= 0}

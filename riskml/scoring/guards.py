@@ -30,6 +30,10 @@ import numpy as np
 from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, FloatND
 from riskml.bundle import Manifest
 from riskml.errors import BundleError
+from riskml.features.expr import MIN_ACROSS_WEIGHT, Axis
+from riskml.features.inputs import input_spec
+from riskml.features.weights import axis_weights
+from riskml.markets import Market
 from riskml.risk.margin import reference_sigma
 from riskml.scoring.session import MarketOutput
 from riskml.units import duration_bars
@@ -97,21 +101,41 @@ class GuardedForecast:
 class InputWatch:
     """Remembers which inputs each market had, so that a loss is told from an absence.
 
-    A venue that never publishes open interest is no outage; one that stops is.
+    A venue that never publishes open interest is no outage; one that stops is. A market has an
+    input of chains or stablecoins while those that have a value carry enough of its weight, the
+    same share that a mean over them asks for.
+
+    Parameters
+    ----------
+    names : inputs to watch.
+    markets : the markets; their venues decide which chains and stablecoins count.
     """
 
-    def __init__(self, names: Sequence[str], n_markets: int) -> None:
-        self.names = tuple(names)
-        self.seen: Bool2D = np.zeros((len(self.names), n_markets), dtype=np.bool_)
+    def __init__(self, names: Sequence[str], markets: Sequence[Market]) -> None:
+        by_axis: dict[Axis, list[str]] = {}
+        for name in names:
+            by_axis.setdefault(input_spec(name).axis, []).append(name)
+        self._by_axis = by_axis
+        self._weights = {axis: axis_weights(axis, markets).T for axis in by_axis if axis != "market"}
+        self.names = tuple(name for of_axis in by_axis.values() for name in of_axis)
+        self.seen: Bool2D = np.zeros((len(self.names), len(markets)), dtype=np.bool_)
+        """[n_names, n_markets], in the order of ``names``."""
 
     def step(self, inputs: Mapping[str, Float1D]) -> Bool1D:
-        """Take one slot, [n_markets] per input; True = a market lost an input."""
+        """Take one slot, one value per column of each input; True = a market lost an input."""
         if not self.names:
             return np.zeros(self.seen.shape[1], dtype=np.bool_)
-        present = np.isfinite(np.stack([inputs[name] for name in self.names]))
+        present = np.concatenate([self._present(axis, inputs) for axis in self._by_axis])
         lost = np.asarray((self.seen & ~present).any(axis=0))
         self.seen |= present
         return lost
+
+    def _present(self, axis: Axis, inputs: Mapping[str, Float1D]) -> Bool2D:
+        finite = np.isfinite(np.stack([inputs[name] for name in self._by_axis[axis]]))
+        if axis not in self._weights:
+            return finite
+        # [n_names, n_columns] @ [n_columns, n_markets]; a share of exactly the least is enough
+        return np.asarray(finite @ self._weights[axis] >= MIN_ACROSS_WEIGHT - 1e-9)
 
 
 class Bounds:

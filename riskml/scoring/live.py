@@ -1,39 +1,51 @@
 """Live features: from observed rows to the forecast stream, bar by bar.
 
 Rows wait in a series store until a bar closes. Closing a bar looks every input up as of that
-moment, appends it to the input windows and evaluates the features' plain definition on the
-last row. Bars that were skipped are closed on the way as masked slots, and the first close
-does the same for the whole lookback, so that there is one code path.
+moment and pushes one row through the feature stream, which carries what windows need. Bars that
+were skipped are pushed on the way as masked slots. The first close, and one after a gap longer
+than the lookback, starts a fresh stream and pushes the whole lookback from the store.
+
+The store keeps no more than look-ups and joining markets need (:data:`KEEP_BARS`); the past
+itself is in the stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Float1D, TimeUs
+from riskml.arrays import AnyArray, Float1D, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.facts import load_facts
-from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
-from riskml.features.inputs import assemble_inputs, max_staleness_us
+from riskml.features.assemble import InputReader
+from riskml.features.engine import FeatureStream
+from riskml.features.evaluate import input_names
+from riskml.features.inputs import max_staleness_us
+from riskml.features.rows import Appended
 from riskml.features.series import SERIES_TABLES, SeriesKey, SeriesStore
 from riskml.markets import Market, symbols
-from riskml.scoring.buffer import InputBuffer
 from riskml.scoring.conditions import HISTORY
 from riskml.scoring.guards import GuardedForecast
+from riskml.scoring.joining import adopt_columns
 from riskml.scoring.session import LoadedBundle, MarketOutput
 from riskml.scoring.stream import PRESENCE_INPUT, WARM_UP, GraphStream, GuardStream
 from riskml.units import duration_bars, duration_us, format_us
 
-_UNLISTED_VENUE = {"preference": 98, "kind": "perpetual"}
-
+KEEP_BARS = 5_000
+"""Bars that the store keeps at most, for a market that joins with a history: 208 days of 1 h bars,
+3.5 days of 1 min bars. Its windows start with what is there, as after a listing."""
+PUSH_ROWS = 256
+"""Rows looked up and pushed at once while catching up; bounds the memory that takes."""
 PRUNE_EVERY_BARS = 24
-"""Forgetting old rows copies what stays, so it is done once in a while."""
+"""Old rows are forgotten once in a while."""
+
+_UNLISTED_VENUE = {"preference": 98, "kind": "perpetual"}
 
 
 class LiveFeatures:
-    """Store, input windows and forecast stream of one scorer.
+    """Store, feature stream and forecast stream of one scorer.
 
     Parameters
     ----------
@@ -51,16 +63,20 @@ class LiveFeatures:
             Market(symbol, venue) for symbol, venue in zip(manifest.markets, manifest.venues, strict=True)
         ]
         self.last_bar: int | None = None
+        self.bars_since_prune = 0
+        self.missing: Int1D = np.zeros(len(self.markets), dtype=np.int64)
+        """Slots without a bar per market, of those that the last :meth:`close` closed."""
         self.input_names = tuple(sorted({*input_names(bundle.features), PRESENCE_INPUT}))
         self._warm_up = duration_bars(WARM_UP, manifest.interval)
-        self._lookback = lookback_bars(bundle.features, manifest.interval)
-        self.bars_since_prune = 0
+        self._bar_series = 0
+        self._closes: Float1D
         self._set_up()
 
-    def observe(self, table: str, rows: Mapping[str, AnyArray]) -> None:
+    def observe(self, table: str, rows: Mapping[str, AnyArray]) -> Appended:
         """Keep validated rows of a series table; rows of other tables hold no feature input."""
-        if table in SERIES_TABLES:
-            self.store.append(table, rows)
+        if table not in SERIES_TABLES:
+            return Appended(len(rows["ts"]))
+        return self.store.append(table, rows)
 
     def close(self, ts: int) -> Iterator[GuardedForecast]:
         """Close every bar up to ``ts``; yields the bars that the graph ran on, oldest first.
@@ -71,69 +87,160 @@ class LiveFeatures:
         """
         self._check_clock(ts)
         self._add_new_markets()
-        n_new = self.inputs.rows
-        if self.last_bar is not None:
-            n_new = min((ts - self.last_bar) // self.interval_us, n_new)
-        yield from self._advance(ts, n_new)
-        self.bars_since_prune += n_new
-        if self.bars_since_prune >= PRUNE_EVERY_BARS:
-            self.bars_since_prune = 0
-            self.store.prune(ts - max(max_staleness_us(self.input_names), HISTORY) - self.interval_us)
+        reach = self._reach
+        passed = self._first_push(ts) if self.last_bar is None else (ts - self.last_bar) // self.interval_us
+        n_new = min(passed, reach)
+        if self.last_bar is None or passed > reach:
+            # Whatever came before lies outside of every window.
+            self.stream = self._new_stream(self.markets)
+        # A first close closes one bar; what it pushes before that is history.
+        counted_from = n_new - 1 if self.last_bar is None else 0
+        self.missing = np.full(len(self.markets), passed - n_new, dtype=np.int64)
+        self.last_bar = ts
+        yield from self._advance(ts, n_new, counted_from)
+        self._prune(ts, n_new)
 
     def closes(self) -> Float1D:
         """Close of every market in the last bar [n_markets]; NaN = no bar."""
-        return np.asarray(self.inputs.views()[PRESENCE_INPUT][-1])
+        return self._closes
 
     def to_arrays(self) -> dict[str, AnyArray]:
-        """Windows and memory for a saved state."""
+        """Streams and memory for a saved state."""
         values, mask = self.graph.buffer.window()
         good = self.guard.guards.last_good
         return (
-            {f"input/{name}": window for name, window in self.inputs.views().items()}
+            {f"stream/{name}": array for name, array in self.stream.state().items()}
             | {"features": values, "feature_mask": mask, "seen": self.guard.watch.seen}
+            | {"closes": self._closes}
             | {f"good/{name}": array for name, array in vars(good).items()}
         )
 
     def from_arrays(self, arrays: Mapping[str, AnyArray]) -> None:
         """Restore :meth:`to_arrays`; KeyError or DataError where something does not fit."""
-        self.inputs.restore({name: arrays[f"input/{name}"] for name in self.input_names})
+        prefix = "stream/"
+        self.stream.restore(
+            {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        )
         self.graph.buffer.restore(arrays["features"], arrays["feature_mask"])
         self.guard.watch.seen = arrays["seen"]
+        self._closes = arrays["closes"]
         good = {name: arrays[f"good/{name}"] for name in MarketOutput.__dataclass_fields__}
         self.guard.guards.last_good = MarketOutput(**good)
 
-    def _advance(self, ts: int, n_new: int) -> Iterator[GuardedForecast]:
-        new_ts = self._grid(ts, n_new)
-        block = assemble_inputs(
-            self.store, new_ts, self.markets, interval=self.bundle.manifest.interval, names=self.input_names
+    def set_markets(self, markets: list[Market]) -> None:
+        """Start with these markets, for a saved state: the bundle's, then others."""
+        self.markets = list(markets)
+        self._set_up()
+
+    def add_markets(self, new: list[Market]) -> None:
+        """Take more markets in; the values of the others do not change.
+
+        A market starts as on the day of its listing. Where the store has earlier bars of it, a
+        stream of its own with the bundle's markets replays them first.
+        """
+        before, old_stream, old_graph = len(self.markets), self.stream, self.graph
+        old_guard, old_closes = self.guard, self._closes
+        self.markets = [*self.markets, *new]
+        self._set_up()
+        if self.last_bar is None:
+            return
+        self.stream = old_stream
+        self.stream.add_markets(new)
+        self._closes[:before] = old_closes
+        self.guard.adopt(old_guard, before)
+        of_new = GraphStream(self.bundle, symbols(new))
+        history = self._replay(new, of_new)
+        if history is not None:
+            adopt_columns(self.stream, history, len(new))
+        joined = zip(old_graph.buffer.window(), of_new.buffer.window(), strict=True)
+        self.graph.buffer.restore(*(np.concatenate(pair, axis=1) for pair in joined))
+
+    @property
+    def _reach(self) -> int:
+        """Bars after which nothing depends on what came before them."""
+        return self.stream.lookback_bars + self.bundle.manifest.n_bars - 1 + self._warm_up
+
+    def _first_push(self, ts: int) -> int:
+        """Bars that the first close pushes: from the oldest row on, since before it all is missing."""
+        oldest = self.store.oldest_ts()
+        known = 0 if oldest is None else max(0, (ts - oldest) // self.interval_us + 1)
+        return min(self._reach, max(known, self.bundle.manifest.n_bars - 1 + self._warm_up))
+
+    def _set_up(self) -> None:
+        self.reader = self._new_reader(self.markets)
+        self.stream = self._new_stream(self.markets)
+        self.graph = GraphStream(self.bundle, symbols(self.markets))
+        self.guard = GuardStream(self.bundle, self.markets, self.input_names)
+        self._closes = np.full(len(self.markets), np.nan)
+
+    def _new_stream(self, markets: list[Market]) -> FeatureStream:
+        manifest = self.bundle.manifest
+        return FeatureStream(
+            self.bundle.features,
+            markets,
+            interval=manifest.interval,
+            reference=range(len(manifest.markets)),
         )
-        self.inputs.append(block)
-        self.last_bar = ts
+
+    def _new_reader(self, markets: list[Market]) -> InputReader:
+        return InputReader(
+            self.store, markets, interval=self.bundle.manifest.interval, names=self.input_names
+        )
+
+    def _advance(self, ts: int, n_new: int, counted_from: int) -> Iterator[GuardedForecast]:
+        """Push the last ``n_new`` bars: through the features, then into the window, then the graph."""
         run = min(n_new, self._warm_up)
         filled = min(n_new - run, self.bundle.manifest.n_bars - 1)
-        features = self._evaluate(ts, run + filled)
-        tail = {name: values[n_new - run - filled :] for name, values in block.items()}
-        if filled:
-            self.graph.fill(features[:filled], {name: values[:filled] for name, values in tail.items()})
-        newest = {name: values[filled:] for name, values in tail.items()}
-        for bar in self.graph.push(new_ts[n_new - run :], features[filled:], newest):
-            yield self.guard.step(bar)
+        cuts = {n_new - run - filled, n_new - run, counted_from}
+        for first, bars in self._portions(ts, n_new, cuts):
+            inputs = self.reader.read(bars)
+            features = self.stream.push(bars, inputs)
+            self._closes = inputs[PRESENCE_INPUT][-1]
+            if first >= counted_from:
+                self.missing += (~np.isfinite(inputs[PRESENCE_INPUT])).sum(axis=0)
+            if first >= n_new - run:
+                for bar in self.graph.push(bars, features, inputs):
+                    yield self.guard.step(bar)
+            elif first >= n_new - run - filled:
+                self.graph.fill(features, inputs)
 
-    def _evaluate(self, ts: int, tail: int) -> AnyArray:
-        # Only as many rows as the asked ones depend on: a live bar does not pay for the warm-up.
-        rows = min(self._lookback + tail - 1, self.inputs.rows)
-        views = {name: values[-rows:] for name, values in self.inputs.views().items()}
-        return evaluate_features(
-            self.bundle.features,
-            views,
-            self._grid(ts, rows),
-            interval=self.bundle.manifest.interval,
-            reference=range(len(self.bundle.manifest.markets)),
-            tail=tail,
-        )
+    def _portions(self, ts: int, n_bars: int, cuts: set[int]) -> Iterator[tuple[int, TimeUs]]:
+        """(place of the first, closes) of the last ``n_bars`` bars, cut at places."""
+        closes = ts - self.interval_us * np.arange(n_bars - 1, -1, -1, dtype=np.int64)
+        bounds = sorted({*range(0, n_bars, PUSH_ROWS), *cuts, n_bars})
+        for first, last in pairwise(bounds):
+            yield first, closes[first:last]
 
-    def _grid(self, ts: int, n_bars: int) -> TimeUs:
-        return ts - self.interval_us * np.arange(n_bars - 1, -1, -1, dtype=np.int64)
+    def _replay(self, new: list[Market], graph: GraphStream) -> FeatureStream | None:
+        """A stream of the bundle's and the new markets up to the last bar, from the store; None
+        where there are no earlier bars of the new ones. Fills the new markets' feature window."""
+        last_bar = self.last_bar
+        interval = self.bundle.manifest.interval
+        keys = [SeriesKey("bars", market.venue, market.symbol, interval) for market in new]
+        starts = [rows.ts[0] for rows in map(self.store.get, keys) if rows is not None]
+        if last_bar is None or not starts or min(starts) > last_bar:
+            return None
+        n_bundle, n_bars = len(self.bundle.manifest.markets), self.bundle.manifest.n_bars
+        markets = [*self.markets[:n_bundle], *new]
+        reader, stream = self._new_reader(markets), self._new_stream(markets)
+        n_rows = min(self._first_push(last_bar), KEEP_BARS)
+        window = max(n_rows - n_bars, 0)
+        for first, bars in self._portions(last_bar, n_rows, {window}):
+            inputs = reader.read(bars)
+            features = stream.push(bars, inputs)
+            if first >= window:
+                present = {PRESENCE_INPUT: inputs[PRESENCE_INPUT][:, n_bundle:]}
+                graph.fill(features[:, n_bundle:], present)
+        return stream
+
+    def _prune(self, ts: int, n_new: int) -> None:
+        self.bars_since_prune += n_new
+        if self.bars_since_prune < PRUNE_EVERY_BARS:
+            return
+        self.bars_since_prune = 0
+        bars = min(self._reach, KEEP_BARS) * self.interval_us
+        before = ts - max(max_staleness_us(self.input_names) + self.interval_us, bars)
+        self.store.prune(before, {"flows": min(before, ts - HISTORY)})
 
     def _check_clock(self, ts: int) -> None:
         if ts % self.interval_us:
@@ -150,15 +257,14 @@ class LiveFeatures:
                 fix="close bars in order, each once; to start again load a new scorer",
             )
 
-    def _set_up(self) -> None:
-        rows = self._lookback + self.bundle.manifest.n_bars - 1 + self._warm_up
-        self.inputs = InputBuffer(self.input_names, rows, len(self.markets))
-        self.graph = GraphStream(self.bundle, symbols(self.markets))
-        self.guard = GuardStream(self.bundle, symbols(self.markets), self.input_names)
-
     def _add_new_markets(self) -> None:
+        n_series = len(self.store.tables["bars"]) if "bars" in self.store.tables else 0
+        if n_series == self._bar_series:
+            return
+        self._bar_series = n_series
         if self.last_bar is None:
             self.markets = [self._with_bars(market) for market in self.markets]
+            self._set_up()
         known = set(symbols(self.markets))
         observed = _observed_markets(self.store, self.bundle.manifest.interval)
         new = [market for symbol, market in observed.items() if symbol not in known]
@@ -172,30 +278,6 @@ class LiveFeatures:
             return market
         found = _observed_markets(self.store, interval)
         return found.get(market.symbol, market)
-
-    def add_markets(self, new: list[Market]) -> None:
-        """Take more markets into the windows; their history comes from the rows observed so far."""
-        before, old_inputs, old_guard = len(self.markets), self.inputs, self.guard
-        self.markets = [*self.markets, *new]
-        self._set_up()
-        if self.last_bar is None:
-            return
-        history = assemble_inputs(
-            self.store,
-            self._grid(self.last_bar, self.inputs.rows),
-            new,
-            interval=self.bundle.manifest.interval,
-            names=self.input_names,
-        )
-        joined = {
-            name: np.concatenate([values, history[name]], axis=1)
-            for name, values in old_inputs.views().items()
-        }
-        self.inputs.append(joined)
-        n_bars = self.bundle.manifest.n_bars
-        features = self._evaluate(self.last_bar, n_bars)
-        self.graph.fill(features, {name: values[-n_bars:] for name, values in joined.items()})
-        self.guard.adopt(old_guard, before)
 
 
 def _observed_markets(store: SeriesStore, interval: str) -> dict[str, Market]:

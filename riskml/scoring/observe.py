@@ -160,6 +160,8 @@ def _as_kind(column: Column, values: AnyArray) -> AnyArray:
     if column.kind == "text":
         if kind not in "UOT":
             raise DataError(f"found {values.dtype}")
+        if kind != "O":
+            return values.astype(np.str_, copy=False)
         return np.array(["" if value is None else str(value) for value in values], dtype=np.str_)
     if column.kind == "bool":
         if kind not in "bO":
@@ -178,7 +180,7 @@ def _find_bad_cells(
 ) -> None:
     if not given:
         return
-    if column.kind == "text" and not column.nullable and column.name != "account_id":
+    if column.kind == "text" and column.required and not column.nullable and column.name != "account_id":
         _reject(spec, reasons, values == "", "empty", f"'{column.name}' is empty", values)
     if column.kind != "float":
         return
@@ -225,6 +227,8 @@ def _find_bad_rows(spec: TableContract, columns: dict[str, AnyArray], reasons: d
 def _reject(
     spec: TableContract, reasons: dict[int, Problem], bad: Bool1D, code: str, message: str, values: AnyArray
 ) -> None:
+    if not bad.any():
+        return
     for row in np.flatnonzero(bad).tolist():
         reasons.setdefault(
             row,

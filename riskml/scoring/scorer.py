@@ -36,6 +36,9 @@ from riskml.scoring.telemetry import Telemetry
 from riskml.scoring.what_if import changed_book
 from riskml.units import MINUTE, TimeLike, format_us, to_us
 
+OF_THE_SLOT = ("bars", "marks")
+"""Tables whose rows count in the slot of their ``ts`` only."""
+
 
 class Scorer:
     """Forecasts and decisions of one bundle under one policy; see :meth:`load`."""
@@ -99,7 +102,8 @@ class Scorer:
         -------
         Observed : a row that breaks the contract is rejected, counted and kept in
             ``telemetry.problems``; a row that should have been there before the last closed bar
-            is late, and used from the next bar on.
+            is late, and used from the next bar on. Revised rows, rows out of order and duplicates
+            are counted in ``telemetry``.
 
         Raises
         ------
@@ -110,9 +114,11 @@ class Scorer:
         checked = check_rows(table, rows)
         columns, n_late = checked.columns, 0
         if self._live.last_bar is not None:
-            n_late = int((columns["known_at"] <= self._live.last_bar).sum())
+            n_late = int(_is_late(table, columns, self._live.last_bar).sum())
         if checked.n_rows:
-            self._live.observe(table, columns)
+            for what, amount in self._live.observe(table, columns)._asdict().items():
+                if what != "added":
+                    self.telemetry.count(f"{what}_rows", amount, label=table)
             self._n_observed += 1
             self._take_prices(table, columns)
         self._count(table, checked, n_late)
@@ -138,6 +144,9 @@ class Scorer:
         self._now = moment if self._now is None else max(self._now, moment)
         self._take_closes(moment)
         self.telemetry.count("closed_bars")
+        for place in np.flatnonzero(self._live.missing).tolist():
+            symbol = self._live.markets[place].symbol
+            self.telemetry.count("missing_bars", int(self._live.missing[place]), label=symbol)
         for market, degraded in zip(forecast.markets, forecast.degraded, strict=True):
             self.telemetry.count("degraded_bars", int(degraded), label=market)
         return forecast
@@ -293,3 +302,9 @@ class Scorer:
         self.telemetry.count("late_rows", n_late, label=table)
         self.telemetry.count("rejected_rows", len(checked.problems), label=table)
         self.telemetry.problems.extend(checked.problems)
+
+
+def _is_late(table: str, columns: Mapping[str, AnyArray], last_bar: int) -> AnyArray:
+    """Rows that a closed bar would have seen: known by then, or the bar's own row."""
+    late = columns["known_at"] <= last_bar
+    return np.asarray(late | (columns["ts"] <= last_bar)) if table in OF_THE_SLOT else np.asarray(late)

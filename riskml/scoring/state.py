@@ -1,7 +1,7 @@
 """Saving and restoring a scorer: one npz file, no pickle, written atomically.
 
 Everything that a later decision depends on is in it: the rows that wait in the store, the
-input and feature windows, what the guards and the requirements remember, and the newest
+feature stream and window, what the guards and the requirements remember, and the newest
 prices. Keys are ``<part>/<name>``; ``header`` is a JSON text with the bundle's id.
 """
 
@@ -11,16 +11,15 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from riskml.arrays import AnyArray
 from riskml.contracts import contract
 from riskml.errors import BundleError, DataError
-from riskml.features.series import SERIES_TABLES, SeriesKey, SeriesStore
+from riskml.features.series import SeriesKey, SeriesStore
 from riskml.markets import Market
 from riskml.risk.policy import MarginPolicy
 from riskml.scoring.live import LiveFeatures
@@ -28,7 +27,7 @@ from riskml.scoring.prices import PriceBook
 from riskml.scoring.requirements import Requirements
 from riskml.scoring.session import LoadedBundle
 
-STATE_PROTOCOL = 1
+STATE_PROTOCOL = 2
 """Version of the layout; a loader refuses every other one."""
 
 
@@ -86,9 +85,7 @@ def load_state(
                 fix="load the bundle that wrote the state, or start from the history",
             )
         live = LiveFeatures(bundle)
-        extra = [Market(symbol, venue) for symbol, venue in header["markets"][len(live.markets) :]]
-        if extra:
-            live.add_markets(extra)
+        live.set_markets([Market(symbol, venue) for symbol, venue in header["markets"]])
         live.from_arrays(_part(arrays, "live"))
         _fill_store(live.store, _part(arrays, "store"))
         live.last_bar = header["last_bar"]
@@ -118,35 +115,41 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _store_arrays(store: SeriesStore) -> dict[str, AnyArray]:
-    keys = [key for table in SERIES_TABLES for key in store.keys(table)]
-    arrays: dict[str, AnyArray] = {"keys": np.array(keys, dtype=np.str_).reshape(len(keys), 4)}
-    for number, key in enumerate(keys):
-        rows = store.get(key)
-        if rows is not None:
-            arrays[f"{number}/times"] = np.stack([rows.ts, rows.known_at])
-            arrays[f"{number}/values"] = rows.values
-            arrays[f"{number}/columns"] = np.array(rows.column_names, dtype=np.str_)
+    """Per table the keys and lengths of its series and their rows, one series after the other."""
+    arrays: dict[str, AnyArray] = {}
+    for name, table in store.tables.items():
+        places = table.rows.places(np.arange(len(table)))
+        arrays[f"{name}/keys"] = np.array(table.keys, dtype=np.str_).reshape(len(table), 4)
+        arrays[f"{name}/length"] = table.rows.length[: len(table)]
+        arrays[f"{name}/times"] = np.stack([table.rows.ts[places], table.rows.known_at[places]])
+        arrays |= {f"{name}/value/{column}": at[places] for column, at in table.rows.columns.items()}
     return arrays
 
 
 def _fill_store(store: SeriesStore, arrays: Mapping[str, AnyArray]) -> None:
-    for number, text in enumerate(arrays["keys"].tolist()):
-        times, values = arrays[f"{number}/times"], arrays[f"{number}/values"]
-        columns: dict[str, Any] = dict(zip(arrays[f"{number}/columns"].tolist(), values.T, strict=True))
-        columns |= {"ts": times[0], "known_at": times[1]}
-        store.append(text[0], columns | _key_columns(SeriesKey(*text), times.shape[1]))
+    for name in dict.fromkeys(key.partition("/")[0] for key in arrays):
+        of_table = _part(arrays, name)
+        columns: dict[str, AnyArray] = _part(of_table, "value")
+        columns |= {"ts": of_table["times"][0], "known_at": of_table["times"][1]}
+        keys = [SeriesKey(*parts) for parts in of_table["keys"].tolist()]
+        for column, values in _key_columns(name, keys).items():
+            columns[column] = np.repeat(values, of_table["length"])
+        store.append(name, columns)
 
 
-def _key_columns(key: SeriesKey, n_rows: int) -> dict[str, AnyArray]:
-    """The key columns that a series was split by, each value repeated [n_rows]."""
-    names = [name for name in contract(key.table).key if name != "ts"]
+def _key_columns(table: str, keys: Sequence[SeriesKey]) -> dict[str, AnyArray]:
+    """The key columns that series were split by, [n_series] each."""
+    names = [name for name in contract(table).key if name != "ts"]
     n_details = len(names) - 2
     # An account id may hold the separator, the columns behind it may not.
-    details = key.detail.rsplit("|", n_details - 1) if n_details > 0 else []
+    parts = [
+        (key.place, key.name, *(key.detail.rsplit("|", n_details - 1) if n_details > 0 else ()))
+        for key in keys
+    ]
     columns: dict[str, AnyArray] = {}
-    for name, text in zip(names, [key.place, key.name, *details], strict=False):
-        is_number = contract(key.table).column(name).kind == "float"
-        columns[name] = np.full(n_rows, float(text)) if is_number else np.full(n_rows, text)
+    for name, texts in zip(names, zip(*parts, strict=True), strict=False):
+        is_number = contract(table).column(name).kind == "float"
+        columns[name] = np.array(texts, dtype=np.float64 if is_number else np.str_)
     return columns
 
 

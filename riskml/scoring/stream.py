@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, Float32ND, TimeUs
+from riskml.markets import Market, symbols
 from riskml.scoring.buffer import FeatureBuffer
 from riskml.scoring.guards import BarStatus, Bounds, GuardedForecast, Guards, InputWatch
 from riskml.scoring.session import LoadedBundle, MarketOutput
@@ -41,7 +42,7 @@ class RawBar:
     invalid: Bool1D
     """A feature was beyond reason [n_markets]."""
     inputs: Mapping[str, Float1D]
-    """The bar's inputs, [n_markets] each."""
+    """The bar's inputs, [n_columns of the input's axis] each."""
 
 
 class GraphStream:
@@ -72,7 +73,7 @@ class GraphStream:
         ----------
         ts : closes of the bars [n_new].
         features : [n_new, n_markets, n_features], NaN = missing.
-        inputs : per name [n_new, n_markets], ``close`` among them.
+        inputs : per name [n_new, n_columns of its axis], ``close`` among them.
         """
         clipped, values, mask, invalid = self._prepare(features, inputs)
         available = np.isfinite(inputs[PRESENCE_INPUT])
@@ -98,13 +99,13 @@ class GuardStream:
     Parameters
     ----------
     bundle : gives the fallback law and the stressed scale.
-    markets : symbols, in the order of the arrays' market axis.
+    markets : in the order of the arrays' market axis.
     input_names : inputs whose loss degrades a market.
     """
 
-    def __init__(self, bundle: LoadedBundle, markets: Sequence[str], input_names: Sequence[str]) -> None:
-        self.watch = InputWatch(input_names, len(markets))
-        self.guards = Guards(bundle.manifest, markets)
+    def __init__(self, bundle: LoadedBundle, markets: Sequence[Market], input_names: Sequence[str]) -> None:
+        self.watch = InputWatch(input_names, markets)
+        self.guards = Guards(bundle.manifest, symbols(markets))
 
     def step(self, bar: RawBar) -> GuardedForecast:
         """Guard the next bar."""

@@ -17,7 +17,16 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float2D, Float3D, TimeUs
 from riskml.errors import ConfigError, DataError
-from riskml.features.engine import Clock, blocks, check_inputs, cross_sections, input_axes, store
+from riskml.features.engine import (
+    Clock,
+    blocks,
+    check_inputs,
+    cross_sections,
+    input_axes,
+    reference_columns,
+    result_array,
+    store,
+)
 from riskml.features.program import Block, Exchange, NodeStream, Program
 from riskml.features.spec import Feature
 from riskml.markets import Market
@@ -48,32 +57,32 @@ class ShardedStream:
             raise DataError("at least one feature and one market are required")
         self.features = tuple(features)
         self.markets = tuple(markets)
-        self.reference = tuple(range(len(markets)) if reference is None else map(int, reference))
+        self.reference = reference_columns(reference, len(markets))
         self._axes = input_axes(features)
         self._clock = Clock(interval)
         self._program = Program.of([feature.expr for feature in features])
         cuts = np.linspace(0, len(markets), min(threads, len(markets)) + 1).astype(int).tolist()
         self._groups = [slice(first, last) for first, last in pairwise(cuts)]
-        ops = CompiledOps()
+        self._ops = CompiledOps()
         self._shards = [
-            NodeStream(self._program, self.markets[group], interval, ops) for group in self._groups
+            NodeStream(self._program, self.markets[group], interval, self._ops) for group in self._groups
         ]
         self._pool = ThreadPoolExecutor(len(self._shards)) if len(self._shards) > 1 else None
 
-    def push(self, ts: TimeUs, inputs: Mapping[str, Float2D]) -> Float3D:
+    def push(self, ts: TimeUs, inputs: Mapping[str, Float2D], out: Float3D | None = None) -> Float3D:
         """Features of the next rows; see :meth:`riskml.features.engine.FeatureStream.push`."""
         times = np.asarray(ts, dtype=np.int64)
         check_inputs(self._axes, inputs, len(times), len(self.markets))
         first_bar = self._clock.advance(times)
-        out = np.empty((len(self.features), len(times), len(self.markets)))
+        result = result_array(out, (len(self.features), len(times), len(self.markets)))
         widest = max(group.stop - group.start for group in self._groups)
         for begin, end in blocks(len(times), widest):
             exchanges = [
                 shard.run(Block(times[begin:end], first_bar + begin, self._part(inputs, group, begin, end)))
                 for shard, group in zip(self._shards, self._groups, strict=True)
             ]
-            self._run(exchanges, out[:, begin:end])
-        return out.transpose(1, 2, 0)
+            self._run(exchanges, result[:, begin:end])
+        return result.transpose(1, 2, 0)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -102,7 +111,7 @@ class ShardedStream:
             found = self._each(exchanges, answer)
             children = [np.concatenate(columns, axis=1) for columns in zip(*found, strict=True)]
             with np.errstate(all="ignore"):
-                answer = cross_sections(self._program, level, children, self.reference)
+                answer = cross_sections(self._program, level, children, self.reference, self._ops)
         self._each(exchanges, answer, [out[:, :, group] for group in self._groups])
 
     def _each(
@@ -121,7 +130,7 @@ class ShardedStream:
                     return next(exchange) if answer is None else exchange.send(answer)
                 except StopIteration as done:
                     if outs is not None:
-                        store(done.value, outs[number])
+                        store(done.value, outs[number], self._ops)
                     return ()
 
         if self._pool is None:

@@ -11,8 +11,10 @@ from functools import reduce
 import numba
 import numpy as np
 
-from riskml.arrays import AnyArray
-from riskml.features.elementwise import ELEMENTWISE
+from riskml.arrays import AnyArray, Float2D, Int1D
+from riskml.features import elementwise
+from riskml.features.expr import MIN_ACROSS_WEIGHT
+from riskml.tables.kernels import is_finite, jit
 
 
 def _ufunc(signature: str) -> Callable[[Callable[..., float]], Callable[..., AnyArray]]:
@@ -69,8 +71,70 @@ def _where_finite(x: AnyArray, *others: AnyArray) -> AnyArray:
     return reduce(_where, others, x)
 
 
+@_ufunc(_UNARY)
+def _finite_or_missing(x: float) -> float:
+    return x if x - x == 0.0 else np.nan
+
+
+@jit
+def _reference_mean(values: Float2D, reference: Int1D) -> Float2D:
+    out = np.empty((len(values), 1))
+    for t in range(len(values)):
+        total, count = 0.0, 0
+        for j in reference:
+            if is_finite(values[t, j]):
+                total += values[t, j]
+                count += 1
+        out[t, 0] = total / count if count > 0 else np.nan
+    return out
+
+
+@jit
+def _reference_std(values: Float2D, reference: Int1D) -> Float2D:
+    out = _reference_mean(values, reference)
+    for t in range(len(values)):
+        total, count = 0.0, 0
+        for j in reference:
+            if is_finite(values[t, j]):
+                gap = values[t, j] - out[t, 0]
+                total += gap * gap
+                count += 1
+        out[t, 0] = np.sqrt(total / count) if count >= 2 else np.nan
+    return out
+
+
+@jit
+def _across_mean(values: Float2D, weights: Float2D) -> Float2D:
+    out = np.empty((len(values), len(weights)))
+    for t in range(len(values)):
+        for p in range(len(weights)):
+            total, weight = 0.0, 0.0
+            for j in range(values.shape[1]):
+                if is_finite(values[t, j]):
+                    total += values[t, j] * weights[p, j]
+                    weight += weights[p, j]
+            out[t, p] = total / weight if weight >= MIN_ACROSS_WEIGHT else np.nan
+    return out
+
+
+@jit
+def _across_max(values: Float2D, weights: Float2D) -> Float2D:
+    out = np.full((len(values), len(weights)), np.nan)
+    for t in range(len(values)):
+        for p in range(len(weights)):
+            for j in range(values.shape[1]):
+                if weights[p, j] > 0.0 and is_finite(values[t, j]) and not values[t, j] <= out[t, p]:
+                    out[t, p] = values[t, j]
+    return out
+
+
 FUNCTIONS: Mapping[str, Callable[..., AnyArray]] = {
-    **ELEMENTWISE,
+    **elementwise.FUNCTIONS,
+    "finite_or_missing": _finite_or_missing,
+    "reference_mean": _reference_mean,
+    "reference_std": _reference_std,
+    "across_mean": _across_mean,
+    "across_max": _across_max,
     "divide": _divide,
     "log": _log,
     "greater": _greater,

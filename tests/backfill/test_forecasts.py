@@ -16,6 +16,8 @@ from riskml.tables.lake import Lake
 from riskml.units import DAY, HOUR, to_us
 
 N_LIVE = 30
+TABLES = ("bars", "marks", "funding", "open_interest", "liquidations", "flows", "chains", "pegs")
+"""Tables that the tiny bundle's features read."""
 ARRAYS = ("sigma", "nu", "variance", "stress", "loadings")
 
 
@@ -28,7 +30,7 @@ def test_a_live_scorer_says_what_the_batch_says(
     source = lake
     if drop:
         source = Lake(tmp_path / "holes")
-        for table in ("bars", "marks", "funding", "open_interest", "flows", "chains", "pegs"):
+        for table in TABLES:
             rows = lake.read(table)
             ts = rows["ts"].cast("int64").to_numpy()
             gone = np.zeros(len(ts), dtype=np.bool_)
@@ -42,7 +44,7 @@ def test_a_live_scorer_says_what_the_batch_says(
     for row in range(N_LIVE):
         ts = first + row * HOUR
         if row:
-            for table in ("bars", "marks", "funding", "open_interest", "flows", "chains", "pegs"):
+            for table in TABLES:
                 rows = source.read(table, start=ts - 3 * DAY, end=ts + 1, known_by=ts)
                 fresh = rows.filter(rows["known_at"].cast("int64").to_numpy() > ts - HOUR)
                 if fresh.num_rows:

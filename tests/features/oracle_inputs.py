@@ -95,7 +95,7 @@ class LookUps:
         """The symbol's series, those of the market's venue first, else by venue."""
         found = self._of(spec.table, symbol=market.symbol)
         if spec.detail:
-            found = [(key, rows) for key, rows in found if f"{key['band_bps']:g}" == spec.detail]
+            found = [(key, rows) for key, rows in found if spec.detail in map(as_text, key.values())]
         if spec.side:
             found = [(key, rows) for key, rows in found if key["side"] == spec.side]
         return sorted(found, key=lambda item: (item[0]["venue"] != market.venue, item[0]["venue"]))
@@ -165,6 +165,11 @@ class LookUps:
 def hours(duration: str) -> int:
     """``"36h"`` -> 36."""
     return int(duration[:-1]) * UNIT_HOURS[duration[-1]]
+
+
+def as_text(part: object) -> str:
+    """A part of a key as a declaration writes it: 100.0 as 100."""
+    return f"{part:g}" if isinstance(part, float) else str(part)
 
 
 def known(row: Row) -> int:

@@ -21,7 +21,7 @@ KEYS: dict[str, tuple[object, ...]] = {
     "symbol": ("BTC", "ETH"),
     "interval": ("1h", "4h"),
     "band_bps": (50.0, 100.0),
-    "population": ("everyone",),
+    "population": ("global_account", "top_account"),
     "account_id": ("", "a"),
     "side": ("long", "short"),
     "chain": ("ethereum", "solana", "nowhere"),
@@ -107,9 +107,7 @@ def _of_market(spec: InputSpec, rows: list[Row], slot: int, market: Market, inte
         others = [at[v] for v in at if v in PERPETUAL and v != market.venue and np.isfinite(at[v])]
         return median(others) if others else np.nan
     if spec.detail:
-        rows = [row for row in rows if row["band_bps"] == float(spec.detail)]
-    if spec.side:
-        rows = [row for row in rows if row["side"] == spec.side]
+        rows = [row for row in rows if spec.detail == _detail(spec, row)]
     venues = sorted({row["venue"] for row in rows}, key=lambda venue: (venue != market.venue, venue))
     if spec.kind == "event_sum":
         of_venues = [[row for row in rows if row["venue"] == venue] for venue in venues]
@@ -135,7 +133,7 @@ def _events(spec: InputSpec, rows: list[Row], slot: int) -> float:
         kept = first.setdefault((*_key(spec, row), row["ts"]), row)
         if row["known_at"] < kept["known_at"]:
             first[(*_key(spec, row), row["ts"])] = row
-    now = [row for row in first.values() if row["known_at"] > slot - HOUR]
+    now = [row for row in first.values() if row["known_at"] > slot - HOUR and row["side"] == spec.side]
     return float(sum(_value(spec, row) for row in now if row["ts"] >= slot - duration_us(spec.staleness)))
 
 
@@ -169,6 +167,11 @@ def _newest(spec: InputSpec, rows: list[Row], slot: int) -> list[Row]:
 
 def _key(spec: InputSpec, row: Row) -> tuple[object, ...]:
     return tuple(row[name] for name in contract(spec.table).key if name != "ts")
+
+
+def _detail(spec: InputSpec, row: Row) -> str:
+    (part,) = _key(spec, row)[2:]
+    return f"{part:g}" if isinstance(part, float) else str(part)
 
 
 def _value(spec: InputSpec, row: Row) -> float:

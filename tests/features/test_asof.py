@@ -5,9 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riskml.features.asof import AsOfIndex, as_of
+from riskml.features.asof import AsOfIndex, take
 
 NAN = np.nan
+
+
+def as_of(query_ts, rows_ts, rows_known_at, values, staleness):
+    """Values in force at each query."""
+    index = AsOfIndex(rows_ts, rows_known_at)
+    found = index.rows(query_ts, staleness)
+    assert [index.row(int(query), staleness) for query in query_ts] == found.tolist()
+    return take(values, found)
 
 
 def _plain(query, ts, known_at, values, staleness):
@@ -29,18 +37,18 @@ def test_the_newest_known_row_is_in_force_until_it_is_stale(query, expected):
     #               known from 10   late: 25   revision: 30
     ts = np.array([10, 20, 20])
     known_at = np.array([10, 25, 30])
-    found = as_of(np.array([query]), ts, known_at, np.array([[1.0], [2.0], [2.5]]), 20)
-    np.testing.assert_array_equal(found[0, 0], expected)
+    found = as_of(np.array([query]), ts, known_at, np.array([1.0, 2.0, 2.5]), 20)
+    np.testing.assert_array_equal(found[0], expected)
 
 
 def test_an_old_row_that_becomes_known_late_does_not_displace_a_newer_one():
-    found = as_of(np.array([40]), np.array([20, 10]), np.array([20, 35]), np.array([[2.0], [1.0]]), 100)
-    assert found[0, 0] == 2.0
+    found = as_of(np.array([40]), np.array([20, 10]), np.array([20, 35]), np.array([2.0, 1.0]), 100)
+    assert found[0] == 2.0
 
 
 def test_a_missing_value_in_the_newest_row_is_not_replaced_by_an_older_one():
-    found = as_of(np.array([30]), np.array([10, 20]), np.array([10, 20]), np.array([[1.0], [NAN]]), 100)
-    assert np.isnan(found[0, 0])
+    found = as_of(np.array([30]), np.array([10, 20]), np.array([10, 20]), np.array([1.0, NAN]), 100)
+    assert np.isnan(found[0])
 
 
 @given(
@@ -52,7 +60,7 @@ def test_look_ups_equal_the_plain_loop(rows, staleness):
     known_at = np.array([row[0] + row[1] for row in rows], dtype=np.int64)
     values = np.arange(len(rows), dtype=float) + ts * 100
     query = np.arange(0, 55, dtype=np.int64)
-    found = as_of(query, ts, known_at, values[:, None], staleness)[:, 0]
+    found = as_of(query, ts, known_at, values, staleness)
     order = np.lexsort((known_at, ts))
     expected = [
         _plain(t, ts[order].tolist(), known_at[order].tolist(), values[order].tolist(), staleness)
@@ -61,19 +69,12 @@ def test_look_ups_equal_the_plain_loop(rows, staleness):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize(("query", "row"), [(10, 0), (20, -1), (15, -1), (30, 2)])
-def test_a_bar_is_found_only_as_it_stood_at_its_own_close(query, row):
-    #  a bar, a bar that came late, a bar, and its later revision
-    index = AsOfIndex(np.array([10, 20, 30, 30]), np.array([10, 21, 30, 99]))
-    assert index.exact_rows(np.array([query])).tolist() == [row]
-
-
 def test_an_empty_series_answers_nothing():
     index = AsOfIndex(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
     assert index.rows(np.array([5]), 10).tolist() == [-1]
-    assert index.exact_rows(np.array([5])).tolist() == [-1]
+    assert np.isnan(take(np.empty(0), np.array([-1]))).tolist() == [True]
 
 
 def test_nothing_is_known_before_it_happened():
-    found = as_of(np.array([9, 10]), np.array([10]), np.array([5]), np.array([[1.0]]), 100)
-    np.testing.assert_array_equal(found[:, 0], [NAN, 1.0])
+    found = as_of(np.array([9, 10]), np.array([10]), np.array([5]), np.array([1.0]), 100)
+    np.testing.assert_array_equal(found, [NAN, 1.0])

@@ -157,7 +157,7 @@ def test_events_count_in_the_bar_in_which_they_became_known_and_once():
         _event(1.2, 1.3, 8.0, side="short"),
     )
     assert _one(store, "liquidated_long_usd", [1, 2, 3, 4]) == _approx(1, 6, 0, 0)
-    assert _one(store, "liquidated_short_usd", [1, 2, 3, 4]) == _approx(NAN, 8, 0, 0)
+    assert _one(store, "liquidated_short_usd", [0, 1, 2, 3, 4]) == _approx(NAN, 0, 8, 0, 0)
 
 
 def test_a_bar_without_events_is_zero_only_while_the_source_is_alive():

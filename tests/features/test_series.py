@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from riskml.errors import ContractError, DataError
+from riskml.features.rows import Appended
 from riskml.features.series import SeriesKey, SeriesStore
 
 BTC = SeriesKey("funding", "sim", "BTC")
@@ -26,7 +29,7 @@ def test_rows_of_several_series_are_split_and_sorted():
     added = store.append(
         "funding", _funding([(2, 2, "BTC", 0.2), (1, 1, "ETH", 0.9), (1, 1, "BTC", 0.1), (2, 3, "BTC", 0.25)])
     )
-    assert added == 4
+    assert added == Appended(added=4, revised=1)
     rows = store.get(BTC)
     assert rows.ts.tolist() == [1, 2, 2]
     assert rows.known_at.tolist() == [1, 2, 3]
@@ -52,7 +55,8 @@ def test_any_order_of_arrival_gives_the_same_series():
 def test_a_row_that_is_there_already_is_left_out(again):
     store = SeriesStore()
     store.append("funding", _funding([(1, 1, "BTC", 0.1), (2, 2, "BTC", 0.2)]))
-    assert store.append("funding", _funding(again)) == len(again) - 1
+    found = store.append("funding", _funding(again))
+    assert found == Appended(len(again) - 1, out_of_order=len(again) - 1, duplicate=1)
     assert 9.9 not in store.get(BTC).column("rate").tolist()
 
 
@@ -113,11 +117,109 @@ def test_an_optional_column_may_be_left_out_and_reads_as_missing():
     rows = store.get(SeriesKey("open_interest", "sim", "BTC"))
     assert rows.column("open_interest").tolist() == [5.0]
     assert np.isnan(rows.column("open_interest_usd")).all()
-    assert (
-        store.append("open_interest", {name: values[:0] for name, values in _empty_interest().items()}) == 0
-    )
+    nothing = {name: values[:0] for name, values in _empty_interest().items()}
+    assert store.append("open_interest", nothing) == Appended(added=0)
 
 
 def _empty_interest():
     one = np.array([1], dtype=np.int64)
     return {"ts": one, "known_at": one, "venue": np.array(["sim"]), "symbol": np.array(["BTC"])}
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [
+        ([(3, 3, "BTC", 0.3)], Appended(1)),
+        ([(2, 5, "BTC", 0.3)], Appended(1, revised=1)),
+        ([(1, 5, "BTC", 0.3)], Appended(1, revised=1)),
+        ([(0, 5, "BTC", 0.3)], Appended(1, out_of_order=1)),
+        ([(2, 2, "BTC", 0.3)], Appended(0, duplicate=1)),
+        ([(3, 3, "BTC", 0.3), (3, 4, "BTC", 0.4), (3, 4, "BTC", 0.5)], Appended(2, revised=1, duplicate=1)),
+        ([(0, 0, "ETH", 0.3)], Appended(1)),
+        (
+            [(3, 3, "BTC", 0.3), (0, 4, "BTC", 0.4), (2, 2, "BTC", 0.5), (9, 9, "ETH", 0.6)],
+            Appended(3, out_of_order=1, duplicate=1),
+        ),
+    ],
+)
+def test_revisions_rows_out_of_order_and_duplicates_are_told_apart_and_counted(then, expected):
+    store = SeriesStore()
+    store.append("funding", _funding([(1, 1, "BTC", 0.1), (2, 2, "BTC", 0.2)]))
+    assert store.append("funding", _funding(then)) == expected
+    counted = {what: amount for what, amount in expected._asdict().items() if amount and what != "added"}
+    assert {what: amount for (_, what), amount in store.counts.items()} == counted
+
+
+@given(
+    portions=st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 9), st.integers(0, 3), st.sampled_from("ABC")), min_size=1, max_size=30
+        ),
+        max_size=8,
+    ),
+    pruned=st.integers(0, 9),
+)
+def test_any_sequence_of_portions_gives_what_a_sorted_list_would_hold(portions, pruned):
+    store, model = SeriesStore(), {}
+    for number, portion in enumerate(portions):
+        rows = [(ts, ts + lag, name, 100.0 * number + place) for place, (ts, lag, name) in enumerate(portion)]
+        added = 0
+        for ts, known_at, name, rate in rows:
+            added += (ts, known_at) not in model.setdefault(name, {})
+            model[name].setdefault((ts, known_at), rate)
+        assert store.append("funding", _funding(rows)).added == added
+        if number % 3 == 2:
+            store.prune(pruned)
+            for kept in model.values():
+                newest = max(kept)
+                for times in [times for times in kept if times[0] < pruned and times != newest]:
+                    del kept[times]
+    for name, kept in model.items():
+        rows = store.get(SeriesKey("funding", "sim", name))
+        found = list(zip(rows.ts.tolist(), rows.known_at.tolist(), rows.column("rate").tolist(), strict=True))
+        assert found == [(*times, kept[times]) for times in sorted(kept)]
+
+
+def test_a_series_that_outgrows_its_place_moves_and_keeps_its_rows():
+    store = SeriesStore()
+    names = [f"S{number}" for number in range(40)]
+    for ts in range(200):
+        rows = [(ts, ts, name, ts + number / 100) for number, name in enumerate(names[: 1 + ts % 40])]
+        store.append("funding", _funding(rows))
+    for number, name in enumerate(names):
+        rows = store.get(SeriesKey("funding", "sim", name))
+        expected = [ts for ts in range(200) if ts % 40 >= number]
+        assert rows.ts.tolist() == expected
+        assert rows.column("rate").tolist() == [ts + number / 100 for ts in expected]
+
+
+def test_a_column_that_is_given_later_is_missing_before():
+    store = SeriesStore()
+    store.append("open_interest", _empty_interest() | {"open_interest": np.array([5.0])})
+    later = {
+        name: values + 1 if name in ("ts", "known_at") else values
+        for name, values in _empty_interest().items()
+    }
+    key = SeriesKey("open_interest", "sim", "BTC")
+    before = store.get(key)
+    store.append("open_interest", later | {"open_interest_usd": np.array([7.0])})
+    assert store.get(key).column("open_interest_usd").tolist()[1:] == [7.0]
+    assert np.isnan(store.get(key).column("open_interest_usd")[0])
+    assert np.isnan(before.column("open_interest_usd")).tolist() == [True]
+
+
+def test_the_store_never_writes_to_the_arrays_that_it_was_given():
+    store = SeriesStore()
+    rows = _funding([(1, 1, "BTC", 0.1), (3, 3, "BTC", 0.3)])
+    copies = {name: values.copy() for name, values in rows.items()}
+    store.append("funding", rows)
+    store.append("funding", _funding([(2, 2, "BTC", 0.2), (4, 4, "BTC", 0.4)]))
+    for name, values in copies.items():
+        np.testing.assert_array_equal(rows[name], values)
+
+
+def test_the_oldest_row_of_all_is_known():
+    store = SeriesStore()
+    assert store.oldest_ts() is None
+    store.append("funding", _funding([(5, 5, "BTC", 0.1), (3, 3, "ETH", 0.3)]))
+    assert store.oldest_ts() == 3

@@ -32,6 +32,7 @@ FEATURES = (
 class ToyInfo:
     interval: str = "1h"
     horizons: tuple[str, ...] = HORIZONS
+    features: tuple[str, ...] = FEATURES
     fingerprint: str = field(default_factory=lambda: fingerprint(select(FEATURES), "1h"))
     data_hashes: dict[str, str] = field(default_factory=lambda: {"bars/a.parquet": "0" * 64})
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riskml.errors import DataError
-from riskml.scoring.buffer import FeatureBuffer, InputBuffer, RowWindow
+from riskml.scoring.buffer import FeatureBuffer, RowWindow
 
 
 @given(rows=st.integers(1, 7), blocks=st.lists(st.integers(0, 12), max_size=12))
@@ -25,12 +25,6 @@ def test_a_window_is_the_tail_of_everything_appended(rows: int, blocks: list[int
 def test_a_window_of_another_shape_is_not_restored() -> None:
     with pytest.raises(DataError, match=r"has shape \(3, 2\); \(4, 2\) is required"):
         RowWindow(4, (2,), np.float64, np.nan).restore(np.zeros((3, 2)))
-
-
-def test_inputs_come_back_by_name_with_nan_before_the_first_slot() -> None:
-    buffer = InputBuffer(("close",), 3, 1)
-    buffer.append({"close": np.array([[5.0]])})
-    np.testing.assert_array_equal(buffer.views()["close"][:, 0], [np.nan, np.nan, 5.0])
 
 
 def test_graph_inputs_put_markets_first() -> None:

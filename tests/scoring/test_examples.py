@@ -45,6 +45,18 @@ def test_the_latency_benchmark_ends_in_one_line_of_json_and_writes_it(
     assert last["figures"]["score 100"]["ratio"] > last["figures"]["identity call"]["ratio"]
 
 
+@pytest.mark.slow
+def test_the_feature_benchmark_ends_in_one_line_of_json_and_writes_it(tmp_path: Path) -> None:
+    script, out = SERVING / "benchmarks" / "feature_update.py", tmp_path / "update.json"
+    printed = run(sys.executable, script, "--markets", "3,5", "--bars", "30", "--out", out)
+    last = json.loads(printed.splitlines()[-1])
+    assert last == json.loads(out.read_text())
+    assert [size["n_markets"] for size in last["sizes"]] == [3, 5]
+    for size in last["sizes"]:
+        parts = [size["figures"][name]["p50_ms"] for name in ("observe", "look up", "features")]
+        assert 0.0 < sum(parts) <= 2.0 * size["figures"]["bar"]["p50_ms"]
+
+
 def test_committed_latency_results_name_machine_date_and_command() -> None:
     results = sorted((SERVING / "results").glob("latency-*.json"))
     assert results

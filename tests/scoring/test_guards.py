@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from riskml.bundle import Manifest
+from riskml.features.expr import MIN_ACROSS_WEIGHT
+from riskml.features.weights import axis_weights
+from riskml.markets import Market
 from riskml.scoring.guards import (
     COLD,
     MISSING_BAR,
@@ -139,7 +142,7 @@ def test_bits_are_spelled_out() -> None:
 
 
 def test_a_lost_input_is_told_from_one_that_never_was() -> None:
-    watch = InputWatch(("funding_8h", "open_interest"), 2)
+    watch = InputWatch(("funding_8h", "open_interest"), (Market("BTC", "sim"), Market("ETH", "sim")))
     nan = np.nan
     slots = [
         ([1.0, nan], [nan, nan], [False, False]),
@@ -149,6 +152,21 @@ def test_a_lost_input_is_told_from_one_that_never_was() -> None:
     for funding, interest, lost in slots:
         seen = watch.step({"funding_8h": np.array(funding), "open_interest": np.array(interest)})
         assert seen.tolist() == lost
+
+
+def test_an_input_of_chains_is_there_while_enough_of_the_markets_weight_has_a_value() -> None:
+    weights = axis_weights("chain", [Market("BTC", "sim")])[0]
+    falling = np.argsort(weights)
+    watch = InputWatch(("tvl",), [Market("BTC", "sim")])
+    values = np.ones(len(weights))
+    lost = []
+    for column in falling:
+        values[column] = np.nan
+        present = weights[np.isfinite(values)].sum() >= MIN_ACROSS_WEIGHT - 1e-9
+        lost.append((bool(watch.step({"tvl": values})[0]), not present))
+    assert [found for found, _ in lost] == [expected for _, expected in lost]
+    assert lost[0] == (False, False)
+    assert lost[-1] == (True, True)
 
 
 @pytest.mark.parametrize(

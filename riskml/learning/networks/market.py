@@ -83,7 +83,7 @@ class FeatureRoles:
         if missing:
             raise DataError(
                 f"the dataset lacks {', '.join(missing)}, on which the log-HAR skip stands",
-                fix="build the dataset with the volatility family",
+                fix="build the dataset with the volatility family, and keep it in [network] features",
             )
         if len(place) != len(names):
             raise DataError("a feature appears twice in the dataset")
