@@ -64,7 +64,7 @@ def _other_perpetuals(
     store: SeriesStore, spec: InputSpec, market: Market, interval: str
 ) -> Iterator[SeriesKey]:
     for key in _bars(store, spec, market, interval):
-        if key.place != market.venue and key.place in _perpetual_venues():
+        if key.place != market.venue and _kind(key.place) in _SINGLE:
             yield key
 
 
@@ -75,18 +75,37 @@ def _bars(store: SeriesStore, spec: InputSpec, market: Market, interval: str) ->
 def _own_venue_first(
     store: SeriesStore, spec: InputSpec, market: Market, interval: str
 ) -> Iterator[SeriesKey]:
-    # Sorting is stable: the other venues stay in alphabetical order.
-    yield from sorted(_every_venue(store, spec, market, interval), key=lambda key: key.place != market.venue)
+    keys = [
+        key
+        for key in store.keys(spec.table, market.symbol)
+        if spec.detail in ("", key.detail)
+        and (key.place == market.venue or _kind(key.place) in _STANDS_IN)
+    ]
+    # Sorting is stable: venues of one rank stay in alphabetical order.
+    yield from sorted(keys, key=lambda key: (key.place != market.venue, _STANDS_IN.get(_kind(key.place), 0)))
 
 
-def _every_venue(store: SeriesStore, spec: InputSpec, market: Market, interval: str) -> Iterator[SeriesKey]:
-    return (key for key in store.keys(spec.table, market.symbol) if spec.detail in ("", key.detail))
+def _every_perpetual(
+    store: SeriesStore, spec: InputSpec, market: Market, interval: str
+) -> Iterator[SeriesKey]:
+    keys = store.keys(spec.table, market.symbol)
+    return (key for key in keys if spec.detail in ("", key.detail) and _kind(key.place) in _SINGLE)
+
+
+_STANDS_IN = {"perpetual": 0, "generated": 0, "aggregate": 1}
+"""Kinds of venues that may stand in for a market's own, and their rank. A spot book is a tenth of
+a perpetual's, and loans are not positions: neither does."""
+_SINGLE = frozenset({"perpetual", "generated"})
+"""Kinds that are one venue. An aggregate among them would count each venue again."""
 
 
 @cache
-def _perpetual_venues() -> frozenset[str]:
-    venues = load_facts("venues")["venue"]
-    return frozenset(name for name, facts in venues.items() if facts["kind"] == "perpetual")
+def _kind(venue: str) -> str:
+    """What ``facts/venues.toml`` says the venue is; one that it lacks is a perpetual venue."""
+    facts = load_facts("venues")["venue"].get(venue)
+    if facts is not None:
+        return str(facts["kind"])
+    return "spot" if venue.endswith(SPOT_SUFFIX) else "perpetual"
 
 
 _Choose = Callable[[SeriesStore, InputSpec, Market, str], Iterator[SeriesKey]]
@@ -95,5 +114,5 @@ _OF_MARKET: dict[InputKind, _Choose] = {
     "bar": _own_bar,
     "spot_bar": _spot_bars,
     "venue_median": _other_perpetuals,
-    "venue_spread": _every_venue,
+    "venue_spread": _every_perpetual,
 }

@@ -15,8 +15,11 @@ import numpy as np
 from riskml.arrays import AnyArray, Bool2D, Float1D, Float2D, Int1D, Int2D
 from riskml.features.inputs import InputKind, InputSpec, column_values
 from riskml.features.rows import Rows
+from riskml.units import duration_us
 
 _PEG_DEVIATION = "price_usd / redemption_usd - 1"
+PEG_COMPANY = "2h"
+"""How far prices of a stablecoin may lie apart in time and still be compared."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def value_of(spec: InputSpec, found: Found) -> Float1D:
     if spec.kind == "market_age":
         return _first_finite(np.where(np.isfinite(values), found.times(), np.nan))
     if spec.kind == "asset":
-        return _nearest_to_zero(values, found.values(_PEG_DEVIATION))
+        return _nearest_to_zero(values, found.values(_PEG_DEVIATION), found.times())
     if spec.kind == "chain" and spec.combine == "supply":
         return _sum_of_means(values, found.labels)
     rule = _CHAIN_RULES[spec.combine] if spec.kind == "chain" else _RULES[spec.kind]
@@ -97,9 +100,16 @@ def _sum_of_means(values: Float2D, labels: Int2D) -> Float1D:
     return _sum(np.stack(means)) if means else np.full(values.shape[1], np.nan)
 
 
-def _nearest_to_zero(values: Float2D, distance: Float2D) -> Float1D:
-    """The value of the candidate nearest to redemption; the first one of equals."""
-    away = np.where(np.isfinite(values) & np.isfinite(distance), np.abs(distance), np.inf)
+def _nearest_to_zero(values: Float2D, distance: Float2D, times: Float2D) -> Float1D:
+    """The value of the venue nearest to redemption, the first one of equals, among fresh rows.
+
+    A print on one venue alone is not a depeg, so the nearest counts; but a daily close must not
+    stand against the prints of a day on which the peg breaks, so only rows that happened within
+    :data:`PEG_COMPANY` of the newest one take part.
+    """
+    known = np.isfinite(values) & np.isfinite(distance)
+    newest = np.where(known, times, -np.inf).max(axis=0)
+    away = np.where(known & (times >= newest - duration_us(PEG_COMPANY)), np.abs(distance), np.inf)
     best = away.argmin(axis=0)
     column = np.arange(values.shape[1])
     return np.where(np.isfinite(away[best, column]), values[best, column], np.nan)

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -84,21 +85,24 @@ class LookUps:
         return next((value for value in values if math.isfinite(value)), NAN)
 
     def _venue_median(self, spec: InputSpec, slot: int, market: Market) -> float:
-        venues = load_facts("venues")["venue"]
         found = {key["venue"] for key, _ in self._of(spec.table, symbol=market.symbol)} - {market.venue}
-        perpetual = [venue for venue in found if venues.get(venue, {}).get("kind") == "perpetual"]
+        perpetual = [venue for venue in found if kind_of(venue) in ("perpetual", "generated")]
         values = [self._exact(spec, slot, venue, market.symbol) for venue in perpetual]
         values = [value for value in values if math.isfinite(value)]
         return statistics.median(values) if values else NAN
 
     def _market_series(self, spec: InputSpec, market: Market) -> list[tuple[dict[str, Any], list[Row]]]:
-        """The symbol's series, those of the market's venue first, else by venue."""
-        found = self._of(spec.table, symbol=market.symbol)
+        """The symbol's series: the market's own venue, single venues by name, aggregates by name."""
+        found = [
+            (key, rows)
+            for key, rows in self._of(spec.table, symbol=market.symbol)
+            if key["venue"] == market.venue or kind_of(key["venue"]) in STAND_INS
+        ]
         if spec.detail:
             found = [(key, rows) for key, rows in found if spec.detail in map(as_text, key.values())]
         if spec.side:
             found = [(key, rows) for key, rows in found if key["side"] == spec.side]
-        return sorted(found, key=lambda item: (item[0]["venue"] != market.venue, item[0]["venue"]))
+        return sorted(found, key=lambda item: rank(item[0]["venue"], market))
 
     def _newest_of_market(self, spec: InputSpec, slot: int, market: Market) -> tuple[float, float]:
         """Value and hours since its ``ts``."""
@@ -113,13 +117,19 @@ class LookUps:
 
     def _venue_spread(self, spec: InputSpec, slot: int, market: Market) -> float:
         values = self._newest_values(
-            spec, slot, (rows for _, rows in self._of(spec.table, symbol=market.symbol))
+            spec,
+            slot,
+            (
+                rows
+                for key, rows in self._of(spec.table, symbol=market.symbol)
+                if kind_of(key["venue"]) in ("perpetual", "generated")
+            ),
         )
         return statistics.pstdev(values) if len(values) >= 2 else NAN
 
     def _event_sum(self, spec: InputSpec, slot: int, market: Market) -> float:
-        every = self._of(spec.table, symbol=market.symbol)
-        venues = sorted({key["venue"] for key, _ in every}, key=lambda venue: (venue != market.venue, venue))
+        every = self._market_series(replace(spec, side=""), market)
+        venues = sorted({key["venue"] for key, _ in every}, key=lambda venue: rank(venue, market))
         before = slot - hours(self.interval) * HOUR_US
         for venue in venues:
             alive, amounts = False, []
@@ -158,8 +168,27 @@ class LookUps:
         return math.fsum(values) / (len(values) if spec.combine == "mean" else 1)
 
     def _asset(self, spec: InputSpec, slot: int, asset: str) -> float:
-        values = self._newest_values(spec, slot, (rows for _, rows in self._of(spec.table, asset=asset)))
-        return min(values, key=abs, default=NAN)
+        rows = (newest(rows, slot, hours(spec.staleness)) for _, rows in self._of(spec.table, asset=asset))
+        known_rows = [row for row in rows if row is not None and math.isfinite(cell(spec.column, row))]
+        freshest = max((row["ts"] for row in known_rows), default=0)
+        near = [row for row in known_rows if row["ts"] >= freshest - PEG_COMPANY_H * HOUR_US]
+        return min((cell(spec.column, row) for row in near), key=abs, default=NAN)
+
+
+STAND_INS = ("perpetual", "generated", "aggregate")
+PEG_COMPANY_H = 2
+"""Prices of a stablecoin further apart than this are not compared."""
+
+
+def kind_of(venue: str) -> str:
+    """What a venue is; one that the facts lack is a perpetual one, unless it is called spot."""
+    unlisted = "spot" if venue.endswith("_spot") else "perpetual"
+    return str(load_facts("venues")["venue"].get(venue, {}).get("kind", unlisted))
+
+
+def rank(venue: str, market: Market) -> tuple[bool, bool, str]:
+    """Own venue first, then single ones, aggregates last; each by name."""
+    return venue != market.venue, kind_of(venue) == "aggregate", venue
 
 
 def hours(duration: str) -> int:

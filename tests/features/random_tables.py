@@ -25,9 +25,9 @@ DELAYS = np.array([0, 0, 0, 5 * MINUTE, 2 * HOUR, 30 * HOUR])
 
 def key_values(table: str, markets: Sequence[Market], interval: str) -> dict[str, list[object]]:
     """Values that the key columns take; in each something that no input asks for."""
-    spot = ["binance_spot", "okx_spot"] if table == "bars" else []
+    spot = ["binance_spot", "okx_spot"] if table in ("bars", "depth") else []
     return {
-        "venue": ["binance", "bybit", "okx", "gate", *spot],
+        "venue": ["binance", "bybit", "okx", "coinalyze", "aave", "gate", *spot],
         "symbol": [*sorted({market.symbol for market in markets}), "OTHER"],
         "interval": [interval, "3d"],
         "population": ["global_account", "top_account"],
