@@ -114,7 +114,7 @@ def _date(text: str) -> str:
 
 
 def _jobs(parser: _Parser) -> None:
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="cores to use (default 1)")
 
 
 def _positive(text: str) -> int:
@@ -160,6 +160,12 @@ def _add_data_verbs(verbs: _Verbs[_Parser]) -> None:
         "--features", default="all", help="families or features separated by commas, or all (default)"
     )
     _range(build)
+    build.add_argument(
+        "--stress",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="what counts as stress, such as drop=0.05,window=4h (default: the evaluation protocol's)",
+    )
     _jobs(build)
     build.add_argument("--resume", action="store_true", help="keep what an interrupted build finished")
 

@@ -91,6 +91,7 @@ def build(options: Namespace, progress: Progress) -> Outcome:
     with optional_imports():
         from riskml.tables.build import build_dataset
         from riskml.tables.lake import Lake
+        from riskml.tables.stress import StressSpec
     markets = options.markets if options.markets == "all" else name_list(options.markets, "--markets")
     features = options.features if options.features == "all" else name_list(options.features, "--features")
     info = build_dataset(
@@ -102,13 +103,17 @@ def build(options: Namespace, progress: Progress) -> Outcome:
         end=options.end,
         jobs=options.jobs,
         features=features,
+        stress=StressSpec.parse(options.stress),
         resume=options.resume,
         progress=progress,
     )
     text = f"{info.rows:,} rows of {len(info.features)} features, {len(info.markets)} markets"
     if info.missing_tables:
         text += f"\nthe lake has no {', '.join(info.missing_tables)}: features of these tables are empty"
+    if info.off_grid_bars:
+        text += f"\n{info.off_grid_bars:,} bars close between two multiples of {info.interval} and were left out"
     counts = {"rows": info.rows, "markets": len(info.markets), "features": len(info.features)}
+    counts["off_grid_bars"] = info.off_grid_bars
     return Outcome(text, (Path(options.out),), counts, extra={"missing_tables": list(info.missing_tables)})
 
 

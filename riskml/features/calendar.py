@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from riskml.features import expr as e
-from riskml.features.expr import Expr
+from riskml.features.nodes import Expr
 from riskml.features.spec import Feature
 
 _hour = e.HourOfWeek()

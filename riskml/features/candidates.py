@@ -78,8 +78,7 @@ def _own_venue_first(
     keys = [
         key
         for key in store.keys(spec.table, market.symbol)
-        if spec.detail in ("", key.detail)
-        and (key.place == market.venue or _kind(key.place) in _STANDS_IN)
+        if spec.detail in ("", key.detail) and (key.place == market.venue or _kind(key.place) in _STANDS_IN)
     ]
     # Sorting is stable: venues of one rank stay in alphabetical order.
     yield from sorted(keys, key=lambda key: (key.place != market.venue, _STANDS_IN.get(_kind(key.place), 0)))

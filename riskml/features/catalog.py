@@ -17,9 +17,9 @@ from riskml.features.calendar import CALENDAR
 from riskml.features.chains import CROSS_CHAIN
 from riskml.features.cross_asset import CROSS_ASSET
 from riskml.features.evaluate import input_names
-from riskml.features.expr import MAX_GAP_BARS, MIN_ACROSS_WEIGHT
 from riskml.features.funding import FUNDING
 from riskml.features.inputs import input_spec, input_tables
+from riskml.features.nodes import MAX_GAP_BARS, MIN_ACROSS_WEIGHT
 from riskml.features.positioning import FLOW, INTEREST, PRICE_GAPS
 from riskml.features.pressure import PRESSURE
 from riskml.features.shape import SHAPE

@@ -11,8 +11,8 @@ day weighs by how long its value was the newest one.
 from __future__ import annotations
 
 from riskml.features import expr as e
-from riskml.features.expr import Expr
 from riskml.features.inputs import column
+from riskml.features.nodes import Expr
 from riskml.features.spec import Feature
 from riskml.units import BASIS_POINT
 

@@ -18,7 +18,7 @@ reference markets.
 from __future__ import annotations
 
 from riskml.features import expr as e
-from riskml.features.expr import Expr
+from riskml.features.nodes import Expr
 from riskml.features.shape import hour_return, week_drawdown
 from riskml.features.spec import Feature
 from riskml.features.volatility import (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from riskml.arrays import AnyArray, Float2D, Int1D
-from riskml.features.expr import MIN_ACROSS_WEIGHT
+from riskml.features.nodes import MIN_ACROSS_WEIGHT
 
 
 def finite_or_missing(x: AnyArray) -> AnyArray:
@@ -56,7 +56,7 @@ def across_max(values: Float2D, weights: Float2D) -> Float2D:
 def across_mean(values: Float2D, weights: Float2D) -> Float2D:
     """Weighted mean over the columns that have a value; shapes as of :func:`across_max`.
 
-    NaN where these carry less than :data:`riskml.features.expr.MIN_ACROSS_WEIGHT`.
+    NaN where these carry less than :data:`riskml.features.nodes.MIN_ACROSS_WEIGHT`.
     """
     finite = np.isfinite(values)[:, np.newaxis, :]
     weight = _running_total(np.where(finite, weights, 0.0))

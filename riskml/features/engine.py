@@ -15,7 +15,7 @@ import numpy as np
 from riskml.arrays import AnyArray, Float2D, Float3D, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.features.blocks import BlockOps
-from riskml.features.expr import PRESENCE_INPUT, Axis, CrossSection, Input, walk
+from riskml.features.nodes import PRESENCE_INPUT, Axis, CrossSection, Input, walk
 from riskml.features.program import Block, NodeStream, Program
 from riskml.features.rolling import Ops
 from riskml.features.spec import Feature

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from riskml.features import expr as e
-from riskml.features.expr import Expr
 from riskml.features.inputs import column
+from riskml.features.nodes import Expr
 from riskml.features.positioning import interest_usd, traded_usd_per_hour
 from riskml.features.spec import Feature
 from riskml.units import BASIS_POINT

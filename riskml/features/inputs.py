@@ -33,7 +33,7 @@ import numpy as np
 
 from riskml.arrays import Float1D
 from riskml.errors import DataError, nearest
-from riskml.features.expr import Axis, Input
+from riskml.features.nodes import Axis, Input
 from riskml.units import duration_us
 
 InputKind: TypeAlias = Literal[

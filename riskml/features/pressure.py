@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from functools import reduce
 
 from riskml.features import expr as e
-from riskml.features.expr import Expr
 from riskml.features.inputs import column
+from riskml.features.nodes import Expr
 from riskml.features.spec import Feature
 from riskml.features.volatility import fast_sigma
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float2D, Int2D, TimeUs
 from riskml.errors import DataError
-from riskml.features.expr import (
+from riskml.features.lagged import LagState
+from riskml.features.nodes import (
     PRESENCE_INPUT,
     Across,
     Axis,
@@ -31,7 +32,6 @@ from riskml.features.expr import (
     Rolling,
     walk,
 )
-from riskml.features.lagged import LagState
 from riskml.features.rolling import Ops, RollingState, Segments, Span, Values, Window
 from riskml.features.weights import axis_columns, axis_weights
 from riskml.markets import Market

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from riskml.arrays import AnyArray, Bool2D, BoolND, Float2D, Float3D, Int1D, Int2D
 from riskml.features.elementwise import FUNCTIONS
-from riskml.features.expr import MAX_GAP_BARS, Statistic
+from riskml.features.nodes import MAX_GAP_BARS, Statistic
 
 _BLOCK_VALUES = 1 << 21
 """Window values laid out at once; bounds the memory of long histories (16 MB)."""
@@ -29,7 +29,7 @@ _BLOCK_VALUES = 1 << 21
 
 @dataclass(frozen=True)
 class Window:
-    """A rolling statistic in bars: :class:`riskml.features.expr.Rolling` at one interval."""
+    """A rolling statistic in bars: :class:`riskml.features.nodes.Rolling` at one interval."""
 
     statistic: Statistic
     bars: int

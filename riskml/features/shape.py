@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from riskml.features import expr as e
-from riskml.features.expr import Expr
 from riskml.features.inputs import column
+from riskml.features.nodes import Expr
 from riskml.features.spec import Feature
 from riskml.features.volatility import (
     bar_range,

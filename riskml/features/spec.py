@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from riskml.features.expr import BAR, Expr, Input, Lag, Rolling, walk
 from riskml.features.inputs import input_spec
+from riskml.features.nodes import BAR, Expr, Input, Lag, Rolling, walk
 from riskml.units import duration_us
 
 Family: TypeAlias = Literal["volatility", "funding", "positioning", "cross_chain", "cross_asset", "calendar"]

@@ -15,7 +15,7 @@ import numpy as np
 from riskml.arrays import Float2D
 from riskml.errors import ConfigError, nearest
 from riskml.facts import load_facts
-from riskml.features.expr import Axis
+from riskml.features.nodes import Axis
 from riskml.markets import Market
 
 _FACTS = "chain_weights"

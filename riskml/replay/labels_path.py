@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Int1D, Int2D, TimeUs
 from riskml.features.asof import AsOfIndex
-from riskml.features.expr import MAX_GAP_BARS
+from riskml.features.nodes import MAX_GAP_BARS
 from riskml.replay.labels_fills import FILLS, fill_bars
 from riskml.tables.lake import Lake, venue_order
 from riskml.tables.partitions import LakePartition, damaged

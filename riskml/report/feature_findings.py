@@ -92,6 +92,7 @@ def find_problems(report: FeatureReport, targets: TargetReport, info: DatasetInf
     hits += [*market_hits(report), *target_hits(targets)]
     findings = [_finding(group, every) for group in _join_features(_join_markets(hits))]
     findings += [_absent(report, table) for table in info.missing_tables]
+    findings += _off_grid(info)
     kinds = list(TITLES)
     order = {severity: place for place, severity in enumerate(SEVERITIES)}
     return tuple(
@@ -225,6 +226,24 @@ def _fix(hit: Hit, features: tuple[str, ...]) -> str:
     if hit.kind in ("empty", "ended") and set(named) <= set(_EVERY_MARKET_HAS):
         return f"look which of its inputs {tables} lack{'s' if len(named) == 1 else ''}: {text}"
     return text
+
+
+def _off_grid(info: DatasetInfo) -> list[Finding]:
+    if not info.off_grid_bars:
+        return []
+    return [
+        Finding(
+            severity="suspect",
+            kind="bars",
+            features=(),
+            markets=(),
+            tables=("bars",),
+            since=None,
+            until=None,
+            text=f"{info.off_grid_bars:,} bars close between two multiples of {info.interval} and were left out",
+            fix="see 'riskml check': the ts of a bar is its close, a whole multiple of its length",
+        )
+    ]
 
 
 def _absent(report: FeatureReport, table: str) -> Finding:

@@ -20,8 +20,8 @@ import numpy as np
 from riskml.arrays import AnyArray, Bool2D, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.features.catalog import CATALOG
-from riskml.features.expr import Rolling, walk
 from riskml.features.inputs import input_tables
+from riskml.features.nodes import Rolling, walk
 from riskml.features.spec import Feature
 from riskml.metrics import population_stability_index
 from riskml.report.feature_relations import Relation, Targets, rank_targets

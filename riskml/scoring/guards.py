@@ -30,8 +30,8 @@ import numpy as np
 from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, FloatND
 from riskml.bundle import Manifest
 from riskml.errors import BundleError
-from riskml.features.expr import MIN_ACROSS_WEIGHT, Axis
 from riskml.features.inputs import input_spec
+from riskml.features.nodes import MIN_ACROSS_WEIGHT, Axis
 from riskml.features.weights import axis_weights
 from riskml.markets import Market
 from riskml.risk.margin import reference_sigma

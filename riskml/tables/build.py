@@ -47,7 +47,7 @@ from riskml.units import TimeLike, duration_bars, duration_us, format_us
 
 __all__ = ["DATASET", "Dataset", "DatasetInfo", "build_dataset", "iter_dataset", "read_dataset", "read_info"]
 
-_LAYOUT = 2
+_LAYOUT = 3
 """Raised when the files of a dataset change without an option changing."""
 _POLL_S = 0.5
 """How often the journal is looked at for progress."""
@@ -95,10 +95,11 @@ def build_dataset(
     ------
     DataError : unknown market or feature, no bars, empty range; a feature was asked for whose
         table the lake lacks; ``resume`` and the unfinished build is of something else.
-    ConfigError : ``out`` holds something else; a horizon is not a whole number of bars.
+    ConfigError : ``out`` holds something else; a horizon, or the window or cool-down of stress, is not a
+        whole number of bars.
     """
-    for horizon in horizons:
-        duration_bars(horizon, interval)
+    for duration in (*horizons, stress.window, stress.cool_down):
+        duration_bars(duration, interval)
     if jobs < 1:
         raise ConfigError(f"jobs is at least 1, not {jobs}")
     target, say = Path(out), progress or _silent

@@ -21,8 +21,8 @@ from riskml.arrays import AnyArray, Bool2D, Float2D, Float32ND, TimeUs
 from riskml.features.assemble import InputReader
 from riskml.features.catalog import select
 from riskml.features.evaluate import input_names
-from riskml.features.expr import MAX_GAP_BARS
 from riskml.features.inputs import input_spec
+from riskml.features.nodes import MAX_GAP_BARS
 from riskml.features.spec import Feature
 from riskml.features.weights import axis_columns
 from riskml.markets import Market
@@ -349,7 +349,7 @@ def _map_stress(function: Callable[..., Float2D], *parts: Stress) -> Stress:
     def signal(kind: str) -> Signal:
         signals = [part.signal(kind) for part in parts]
         arrays = [[getattr(one, name) for one in signals] for name in ("flag", "size", "limit")]
-        return Signal(*(function(*same) for same in arrays))
+        return Signal(*(function(*same) for same in arrays), window_bars=signals[0].window_bars)
 
     drop, liquidation, depth = (signal(kind) for kind in KINDS)
     return Stress(drop, liquidation, depth, function(*(part.sigma for part in parts)))

@@ -15,8 +15,8 @@ from riskml.contracts import CONTRACTS, Column, TableContract
 from riskml.facts import load_facts
 from riskml.features.catalog import CATALOG
 from riskml.features.evaluate import input_names
-from riskml.features.expr import MAX_GAP_BARS, Rolling, walk
 from riskml.features.inputs import INPUTS, input_tables
+from riskml.features.nodes import MAX_GAP_BARS, Rolling, walk
 from riskml.features.spec import FAMILIES, Feature
 from riskml.features.weights import axis_columns
 

@@ -7,14 +7,16 @@ on where the rows are cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
 from riskml.arrays import Bool2D, Float2D, TimeUs
-from riskml.errors import ConfigError
-from riskml.features.expr import MAX_GAP_BARS
+from riskml.errors import ConfigError, Problem, nearest
+from riskml.features.nodes import MAX_GAP_BARS
 from riskml.tables.ahead import behind, count_ahead, smallest_ahead, total_ahead, trailing_quantile
 from riskml.units import HOUR, duration_bars, duration_us
 
@@ -46,13 +48,47 @@ class StressSpec:
     def __post_init__(self) -> None:
         for name in ("window", "liquidation_history", "depth_history", "cool_down"):
             duration_us(getattr(self, name))
-        if not (self.drop > 0.0 and self.sigmas >= 0.0):
+        if not (0.0 < self.drop < math.inf and 0.0 <= self.sigmas < math.inf):
             raise ConfigError(f"a drop of {self.drop} and {self.sigmas} sigmas: both have to be positive")
+        if min(map(duration_us, (self.liquidation_history, self.depth_history))) < duration_us(self.window):
+            raise ConfigError(
+                f"histories of {self.liquidation_history} and {self.depth_history} hold no whole window of "
+                f"{self.window}"
+            )
         if not (0.0 < self.liquidation_quantile < 1.0 and 0.0 < self.depth_collapse < 1.0):
             raise ConfigError(
                 "the liquidation quantile and the depth share lie between 0 and 1, not "
                 f"{self.liquidation_quantile} and {self.depth_collapse}"
             )
+
+    @classmethod
+    def parse(cls, text: str) -> StressSpec:
+        """Read ``name=value`` pairs separated by commas; what is not named keeps its default.
+
+        >>> StressSpec.parse("drop=0.05, window=4h") == StressSpec(drop=0.05, window="4h")
+        True
+
+        Raises
+        ------
+        ConfigError : a name that there is not, a repeated one, a value of another type or out of range.
+        """
+        known = {item.name: type(item.default) for item in fields(cls)}
+        values: dict[str, Any] = {}
+        problems = []
+        for pair in text.split(",") if text else ():
+            name, _, value = (part.strip() for part in pair.partition("="))
+            if name not in known:
+                problems.append(Problem("stress-key", f"there is no '{name}'.{nearest(name, known)}"))
+            elif name in values:
+                problems.append(Problem("stress-key", f"'{name}' is given twice"))
+            else:
+                try:
+                    values[name] = known[name](value)
+                except ValueError:
+                    problems.append(Problem("stress-value", f"{name} has to be a number, not '{value}'"))
+        if problems:
+            raise ConfigError.from_problems(problems, f"stress '{text}': use {', '.join(known)}")
+        return cls(**values)
 
     def window_bars(self, interval: str) -> int:
         """Bars of the window."""
@@ -76,6 +112,8 @@ class Signal:
     """What is compared: log-return of the drop, liquidated USD of the window, USD of depth."""
     limit: Float2D
     """With what it is compared."""
+    window_bars: int = 1
+    """Bars, the flagged one included, that the size is measured over."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +177,12 @@ class StressDetector:
         if "liquidated_usd" in series:
             size = self._window_sum(joined["liquidated_usd"], int(ts[-1]))[-n_bars:]
             limit = self._liquidated.push(ts, size)
-            liquidation = _signal(size, limit, (size > limit) & (size > 0.0))
+            liquidation = _signal(size, limit, (size > limit) & (size > 0.0), self._window)
         if "depth_usd" in series:
             size = series["depth_usd"]
             limit = self._spec.depth_collapse * self._depth.push(ts, size)
             depth = _signal(size, limit, size < limit)
-        cut = Signal(drop.flag[-n_bars:], drop.size[-n_bars:], drop.limit[-n_bars:])
+        cut = Signal(drop.flag[-n_bars:], drop.size[-n_bars:], drop.limit[-n_bars:], drop.window_bars)
         return Stress(cut, liquidation, depth, sigma[-n_bars:])
 
     def _join(self, name: str, values: Float2D) -> Float2D:
@@ -167,7 +205,7 @@ class StressDetector:
             size = np.log(began / behind(smallest_ahead(low, bars), bars, np.nan))
         size[broken] = np.nan
         limit = np.maximum(self._spec.drop, self._spec.sigmas * sigma)
-        return _signal(size, limit, size > limit), sigma
+        return _signal(size, limit, size > limit, bars), sigma
 
     def _window_sum(self, joined: Float2D, last_ts: int) -> Float2D:
         """Sum over the window that ends with each row; NaN where a bar lacks a value."""
@@ -224,6 +262,6 @@ def ends_gap(present: Bool2D) -> Bool2D:
     return ended
 
 
-def _signal(size: Float2D, limit: Float2D, beyond: Bool2D) -> Signal:
+def _signal(size: Float2D, limit: Float2D, beyond: Bool2D, window_bars: int = 1) -> Signal:
     known = np.isfinite(size) & np.isfinite(limit)
-    return Signal(np.where(known, beyond.astype(np.float64), np.nan), size, limit)
+    return Signal(np.where(known, beyond.astype(np.float64), np.nan), size, limit, window_bars)

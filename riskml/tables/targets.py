@@ -14,11 +14,11 @@ import numpy as np
 from riskml.arrays import DOWN, UP, Bool2D, Float2D, Float3D, FloatND, TimeUs
 from riskml.features.catalog import select
 from riskml.features.evaluate import evaluate_features
-from riskml.features.expr import MAX_GAP_BARS
+from riskml.features.nodes import MAX_GAP_BARS
 from riskml.features.spec import Feature
 from riskml.tables.ahead import count_ahead, largest_ahead, smallest_ahead, total_ahead
 from riskml.tables.compiled import CompiledOps
-from riskml.tables.stress import KINDS, Stress, StressDetector, StressSpec
+from riskml.tables.stress import KINDS, Signal, Stress, StressDetector, StressSpec
 from riskml.units import BASIS_POINT, duration_bars, duration_us
 
 MIN_VARIANCE = BASIS_POINT**2
@@ -35,7 +35,7 @@ class Targets:
     variance: Float3D
     """[n_bars, n_markets, n_horizons] sum of Parkinson variances in (t, t + h]."""
     stress: Float3D
-    """[n_bars, n_markets, n_horizons] 1 when a bar of a stressed drop lies in (t, t + h], else 0."""
+    """[n_bars, n_markets, n_horizons] 1 when the window of a stressed drop lies in (t, t + h], else 0."""
     stress_liquidation: Float3D
     """The same of liquidations; NaN where the lake has none."""
     stress_depth: Float3D
@@ -71,10 +71,12 @@ def targets(
       floored at 0;
     - variance ``sum ln(high/low)^2 / (4 ln 2)``, floored at (1 bp)^2; with at most
       three bars in a row missing it is scaled by h / count;
-    - stress: whether a flagged bar of :class:`riskml.tables.stress.Stress` lies ahead.
+    - stress: whether a flagged bar of :class:`riskml.tables.stress.Stress` lies ahead, with the
+      whole window that it is flagged for: what fell before t is no target of t.
 
     NaN handling: NaN where close_t is missing, where the window leaves the data or touches a
-    run of more than three missing bars, or where none of its bars is known.
+    run of more than three missing bars, or where none of its bars is known. Stress is NaN
+    also where no flag in the window is known, and at horizons shorter than the stress window.
     """
     present = np.isfinite(close) & np.isfinite(high) & np.isfinite(low)
     gap = long_gaps(present)
@@ -103,7 +105,7 @@ def targets(
             total = total_ahead(bar_variance, step, first_bar) * step / count
             out.variance[..., place] = np.where(usable, np.maximum(total, MIN_VARIANCE), np.nan)
             for kind in KINDS:
-                marks[kind][..., place] = np.where(usable, _any_ahead(found.signal(kind).flag, step), np.nan)
+                marks[kind][..., place] = np.where(usable, _any_ahead(found.signal(kind), step), np.nan)
     return out
 
 
@@ -157,7 +159,13 @@ def long_gaps(present: Bool2D) -> Bool2D:
     return found
 
 
-def _any_ahead(flag: Float2D, step: int) -> Float2D:
-    """1 when a flag of rows t + 1 .. t + step is set, 0 when one is known and none set, else NaN."""
-    known = count_ahead(np.isfinite(flag), step) > 0
-    return np.where(known, (count_ahead(flag == 1.0, step) > 0).astype(np.float64), np.nan)
+def _any_ahead(signal: Signal, step: int) -> Float2D:
+    """1 when a flag is set whose window lies in rows t + 1 .. t + step, 0 when one is known and none set,
+    else NaN.
+    """
+    flag, before = signal.flag, signal.window_bars - 1
+    out = np.full(flag.shape, np.nan)
+    if before < min(step, len(flag)):
+        known, found = (count_ahead(some, step - before)[before:] for some in (np.isfinite(flag), flag == 1.0))
+        out[: len(flag) - before] = np.where(known > 0, (found > 0).astype(np.float64), np.nan)
+    return out

@@ -13,7 +13,7 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float2D, Int1D
 from riskml.features import elementwise
-from riskml.features.expr import MIN_ACROSS_WEIGHT
+from riskml.features.nodes import MIN_ACROSS_WEIGHT
 from riskml.tables.kernels import is_finite, jit
 
 

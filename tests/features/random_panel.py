@@ -12,8 +12,8 @@ import numpy as np
 
 from riskml.features.catalog import CATALOG
 from riskml.features.evaluate import input_names
-from riskml.features.expr import Axis, Input, walk
 from riskml.features.inputs import input_spec
+from riskml.features.nodes import Axis, Input, walk
 from riskml.features.weights import axis_columns
 from riskml.markets import Market
 from riskml.units import duration_us

@@ -7,8 +7,8 @@ from riskml.contracts import CONTRACTS
 from riskml.errors import DataError
 from riskml.features.catalog import CATALOG, fingerprint, missing_tables, select
 from riskml.features.evaluate import evaluate_features
-from riskml.features.expr import Rolling, walk
 from riskml.features.inputs import COLUMN_EXPRESSIONS, INPUTS, input_spec
+from riskml.features.nodes import Rolling, walk
 from riskml.features.spec import FAMILIES, Feature
 from riskml.features.weights import axis_columns
 from riskml.markets import Market

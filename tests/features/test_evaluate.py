@@ -6,8 +6,8 @@ import pytest
 from riskml.errors import ConfigError, DataError
 from riskml.features import expr as e
 from riskml.features.evaluate import evaluate_features
-from riskml.features.expr import Rolling
 from riskml.features.inputs import column
+from riskml.features.nodes import Rolling
 from riskml.features.rolling import NumpyOps
 from riskml.features.spec import Feature
 from riskml.features.weights import axis_columns

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from riskml.features.catalog import CATALOG
-from riskml.features.expr import Rolling, walk
+from riskml.features.nodes import Rolling, walk
 
 # Half of the longest windows but the exponentially weighted ones is full after three weeks of minutes.
 BARS = 32_000

@@ -7,7 +7,7 @@ import pytest
 
 from riskml.errors import ConfigError
 from riskml.facts import load_facts
-from riskml.features.expr import MIN_ACROSS_WEIGHT
+from riskml.features.nodes import MIN_ACROSS_WEIGHT
 from riskml.features.weights import axis_columns, axis_weights, validate
 from riskml.markets import Market
 

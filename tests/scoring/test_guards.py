@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from riskml.bundle import Manifest
-from riskml.features.expr import MIN_ACROSS_WEIGHT
+from riskml.features.nodes import MIN_ACROSS_WEIGHT
 from riskml.features.weights import axis_weights
 from riskml.markets import Market
 from riskml.scoring.guards import (

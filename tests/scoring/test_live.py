@@ -12,7 +12,7 @@ import pytest
 from riskml.errors import DataError
 from riskml.features.assemble import assemble_inputs
 from riskml.features.evaluate import evaluate_features
-from riskml.features.expr import Lag, Rolling, walk
+from riskml.features.nodes import Lag, Rolling, walk
 from riskml.scoring import Scorer
 from riskml.scoring.live import KEEP_BARS, LiveFeatures
 from riskml.scoring.stream import PRESENCE_INPUT

@@ -30,7 +30,7 @@ from bench_inputs import INTERVAL, InputFolder, write_inputs
 from digest import Digest
 
 from riskml.features.catalog import CATALOG
-from riskml.features.expr import Rolling, walk
+from riskml.features.nodes import Rolling, walk
 
 ENGINES = ("ours", "pandas", "polars")
 RESULT = Path(__file__).resolve().parents[1] / "results" / "bench_features.json"
