@@ -111,7 +111,7 @@ def build(options: Namespace, progress: Progress) -> Outcome:
     if info.missing_tables:
         text += f"\nthe lake has no {', '.join(info.missing_tables)}: features of these tables are empty"
     if info.off_grid_bars:
-        text += f"\n{info.off_grid_bars:,} bars close between two multiples of {info.interval} and were left out"
+        text += f"\n{info.off_grid_bars:,} bars close between two bars of the grid and were left out"
     counts = {"rows": info.rows, "markets": len(info.markets), "features": len(info.features)}
     counts["off_grid_bars"] = info.off_grid_bars
     return Outcome(text, (Path(options.out),), counts, extra={"missing_tables": list(info.missing_tables)})
@@ -221,7 +221,10 @@ def name_list(text: str, option: str) -> list[str]:
     """Names separated by commas; an empty or repeated one is an error."""
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) != len(names):
-        raise ConfigError(f"{option} '{text}' has an empty or repeated name", fix=f"write {option} BTC,ETH")
+        raise ConfigError(
+            f"{option} '{text}' has an empty or repeated name",
+            fix="write each name once, separated by commas",
+        )
     return names
 
 

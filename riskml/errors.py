@@ -8,7 +8,7 @@ on it without parsing text; :func:`nearest` finds the near name for a "did you m
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -109,6 +109,13 @@ class DataError(RiskmlError, ValueError):
 
 class ContractError(DataError):
     """A table does not follow its contract (columns, types, keys, units)."""
+
+
+class ConflictError(ContractError):
+    """New rows have the key of stored rows and other values; ``problems`` lists the first of them."""
+
+    rows: Sequence[int] = ()
+    """Every such row of the rows that were passed, counted from 0, ascending."""
 
 
 class StaleDataError(DataError):

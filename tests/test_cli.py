@@ -28,6 +28,11 @@ EXAMPLES = {
         "A,B",
         "--start",
         "2020-01-01",
+        "--features",
+        "volatility,funding",
+        "--stress",
+        "drop=0.05,window=4h",
+        "--resume",
     ],
     "fit": [
         "--data",

@@ -90,6 +90,16 @@ def test_build_on_nothing_is_an_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_build_takes_a_definition_of_stress(lake: Path, tmp_path: Path, capsys: Said) -> None:
+    options = ["--lake", lake, "--markets", "BTC", "--features", "calendar", "--out", tmp_path / "data"]
+    run(capsys, "build", *options, "--stress", "drop=0.001,sigmas=0.5,window=4h")
+    stress = json.loads((tmp_path / "data" / "dataset.json").read_text())["stress"]
+    assert (stress["drop"], stress["sigmas"], stress["window"]) == (0.001, 0.5, "4h")
+    assert stress["cool_down"] == "24h"
+    assert cli.main(["build", *map(str, options), "--stress", "dorp=0.05"]) == 2
+    assert "there is no 'dorp'. Did you mean 'drop'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command",
     [

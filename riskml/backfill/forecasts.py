@@ -16,9 +16,10 @@ from riskml.arrays import AnyArray, BoolND, Float2D, Float3D, FloatND, TimeUs
 from riskml.errors import DataError, nearest
 from riskml.features.evaluate import evaluate_features, input_names, lookback_bars
 from riskml.features.inputs import input_spec
+from riskml.features.nodes import PRESENCE_INPUT
 from riskml.markets import Market, symbols
 from riskml.scoring.session import LoadedBundle
-from riskml.scoring.stream import PRESENCE_INPUT, WARM_UP, GraphStream, GuardStream, RawBar
+from riskml.scoring.stream import WARM_UP, GraphStream, GuardStream, RawBar
 from riskml.tables.align import grid_bounds, load_grid
 from riskml.tables.compiled import CompiledOps
 from riskml.tables.lake import Lake

@@ -24,7 +24,7 @@ from riskml.features.rules import Found, series_values, value_of
 from riskml.features.series import SeriesStore
 from riskml.features.slots import SlotGrid, exact_places, newest_places
 from riskml.markets import Market
-from riskml.units import HOUR, duration_us
+from riskml.units import HOUR, duration_us, format_us
 
 _LIKE: dict[InputKind, InputKind] = {"market_age": "market"}
 """Kinds that look at the same rows as another."""
@@ -51,6 +51,10 @@ def assemble_inputs(
     Returns
     -------
     name -> [n_bars, n_columns of the input's axis] float64, C-contiguous; NaN = missing or stale.
+
+    Raises
+    ------
+    DataError : no slot, or slots that do not rise.
     """
     return InputReader(store, markets, interval=interval, names=names).read(grid_ts)
 
@@ -84,8 +88,19 @@ class InputReader:
 
     def read(self, grid_ts: TimeUs) -> dict[str, Float2D]:
         """Inputs at slots, see :func:`assemble_inputs`."""
-        self._refresh()
         slots = np.asarray(grid_ts, dtype=np.int64)
+        if len(slots) == 0:
+            raise DataError("there is no slot to look up", fix="pass the close of at least one bar")
+        falls = np.flatnonzero(np.diff(slots) <= 0)
+        if len(falls):
+            row = int(falls[0]) + 1
+            before, here = (format_us(int(slots[place])) for place in (row - 1, row))
+            raise DataError(
+                f"slots have to rise; {here} comes after {before}",
+                row=row,
+                fix="sort the closes, each once",
+            )
+        self._refresh()
         out: dict[str, Float2D] = {}
         grid = SlotGrid(slots)
         for source in self._sources:

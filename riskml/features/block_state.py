@@ -84,6 +84,11 @@ class BlockState:
         for name, (dtype, empty) in self._PREFIXES.items():
             setattr(self, name, np.concatenate([getattr(self, name), np.full(extra, empty, dtype=dtype)]))
 
+    def adopt(self, arrays: Mapping[str, AnyArray], n_columns: int) -> None:
+        """See :class:`riskml.features.rolling.RollingState`."""
+        for name in (*self._RINGS, *self._PREFIXES) if arrays else ():
+            getattr(self, name)[..., -n_columns:] = arrays[name][..., -n_columns:]
+
     def arrays(self) -> dict[str, AnyArray]:
         """What is carried from row to row."""
         if not self._started:

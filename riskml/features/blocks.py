@@ -214,20 +214,17 @@ class MomentState(BlockState):
         self.prefix_square = self.prefix_square + step * (filled - self.prefix)
 
     def _close_block(self) -> None:
-        raw = self.ring.copy()
-        finite = np.isfinite(raw)
-        filled = np.where(finite, raw, 0.0)
-        kept = self.prefix_count, self.prefix, self.prefix_square
-        self._clear_moments(raw.shape[1])
-        for place in range(len(raw) - 1, -1, -1):
-            self._include(filled[place], finite[place])
-            self.ring_count[place] = self.prefix_count
-            self.ring[place] = self.prefix
-            self.ring_square[place] = self.prefix_square
-        self.prefix_count, self.prefix, self.prefix_square = kept
-
-    def _clear_moments(self, n_columns: int) -> None:
-        self.prefix_count, self.prefix, self.prefix_square = (np.zeros(n_columns) for _ in range(3))
+        finite = np.isfinite(self.ring)
+        filled, present = np.where(finite, self.ring, 0.0), finite.astype(np.float64)
+        step, other, centre, count, square = np.zeros((5, filled.shape[1]))
+        # The arithmetic of _include once per row of a long block, so nothing is allocated on the way.
+        for place in range(len(filled) - 1, -1, -1):
+            count = np.add(count, present[place], out=self.ring_count[place])
+            np.multiply(np.subtract(filled[place], centre, out=step), present[place], out=step)
+            np.divide(step, np.maximum(count, 1.0, out=other), out=other)
+            centre = np.add(centre, other, out=self.ring[place])
+            np.multiply(step, np.subtract(filled[place], centre, out=other), out=other)
+            square = np.add(square, other, out=self.ring_square[place])
 
 
 class ExtremeState(BlockState):
@@ -315,6 +312,11 @@ class QuantileState(BlockState):
         super().widen(extra, bar)
         fresh = np.full((extra, self.window.bars), np.nan)
         self.ordered = np.concatenate([self.ordered, fresh])
+
+    def adopt(self, arrays: Mapping[str, AnyArray], n_columns: int) -> None:
+        super().adopt(arrays, n_columns)
+        if arrays:
+            self.ordered[-n_columns:] = arrays["ordered"][-n_columns:]
 
     def arrays(self) -> dict[str, AnyArray]:
         arrays = super().arrays()

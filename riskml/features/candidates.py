@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 
 import numpy as np
 
 from riskml.arrays import Int2D
-from riskml.facts import load_facts
 from riskml.features.inputs import InputKind, InputSpec
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.features.weights import axis_columns
-from riskml.markets import Market
-
-SPOT_SUFFIX = "_spot"
-"""A venue's spot market is the venue's name with this behind it."""
+from riskml.markets import SPOT_SUFFIX, Market, venue_kind
 
 
 def candidates(
@@ -64,7 +59,7 @@ def _other_perpetuals(
     store: SeriesStore, spec: InputSpec, market: Market, interval: str
 ) -> Iterator[SeriesKey]:
     for key in _bars(store, spec, market, interval):
-        if key.place != market.venue and _kind(key.place) in _SINGLE:
+        if key.place != market.venue and venue_kind(key.place) in _SINGLE:
             yield key
 
 
@@ -78,33 +73,34 @@ def _own_venue_first(
     keys = [
         key
         for key in store.keys(spec.table, market.symbol)
-        if spec.detail in ("", key.detail) and (key.place == market.venue or _kind(key.place) in _STANDS_IN)
+        if spec.detail in ("", key.detail)
+        and (key.place == market.venue or venue_kind(key.place) in _STANDS_IN)
     ]
     # Sorting is stable: venues of one rank stay in alphabetical order.
-    yield from sorted(keys, key=lambda key: (key.place != market.venue, _STANDS_IN.get(_kind(key.place), 0)))
+    yield from sorted(keys, key=lambda key: _rank(key.place, market.venue))
+
+
+def _rank(venue: str, own: str) -> int:
+    """The own venue first, then its own totals, then venues like it, then totals of several."""
+    if venue == own:
+        return 0
+    stands_in = _STANDS_IN[venue_kind(venue)]
+    return 1 if stands_in == _TOTALS and venue.startswith(f"{own}_") else stands_in
 
 
 def _every_perpetual(
     store: SeriesStore, spec: InputSpec, market: Market, interval: str
 ) -> Iterator[SeriesKey]:
     keys = store.keys(spec.table, market.symbol)
-    return (key for key in keys if spec.detail in ("", key.detail) and _kind(key.place) in _SINGLE)
+    return (key for key in keys if spec.detail in ("", key.detail) and venue_kind(key.place) in _SINGLE)
 
 
-_STANDS_IN = {"perpetual": 0, "generated": 0, "aggregate": 1}
+_TOTALS = 3
+_STANDS_IN = {"perpetual": 2, "generated": 2, "aggregate": _TOTALS}
 """Kinds of venues that may stand in for a market's own, and their rank. A spot book is a tenth of
 a perpetual's, and loans are not positions: neither does."""
 _SINGLE = frozenset({"perpetual", "generated"})
 """Kinds that are one venue. An aggregate among them would count each venue again."""
-
-
-@cache
-def _kind(venue: str) -> str:
-    """What ``facts/venues.toml`` says the venue is; one that it lacks is a perpetual venue."""
-    facts = load_facts("venues")["venue"].get(venue)
-    if facts is not None:
-        return str(facts["kind"])
-    return "spot" if venue.endswith(SPOT_SUFFIX) else "perpetual"
 
 
 _Choose = Callable[[SeriesStore, InputSpec, Market, str], Iterator[SeriesKey]]

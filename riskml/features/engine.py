@@ -8,6 +8,8 @@ processor's cache, so memory does not grow with the history.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -113,11 +115,39 @@ class FeatureStream:
         """
         self._stream.widen(new, 0 if self._clock.last is None else self._clock.next_bar)
 
+    def adopt(self, other: FeatureStream, n_markets: int) -> None:
+        """Give the last ``n_markets`` markets what the last ones of another stream carry.
+
+        Parameters
+        ----------
+        other : a stream of the same features whose last markets are the same and which stands at
+            the same bar. Every other market, and what belongs to chains, stablecoins or all
+            markets together, stays as it is here.
+
+        Raises
+        ------
+        DataError : features, markets or the bar differ. Nothing has changed then.
+        """
+        mine, theirs = self.markets[-n_markets:], other.markets[-n_markets:]
+        if not 0 < n_markets <= min(len(self.markets), len(other.markets)) or mine != theirs:
+            raise DataError(
+                f"the last {n_markets} markets differ: {', '.join(map(str, mine))} and "
+                f"{', '.join(map(str, theirs))}",
+                fix="add the markets to both streams, in one order",
+            )
+        if self.last_ts != other.last_ts or _definition(self) != _definition(other):
+            raise DataError(
+                "a market can only be taken over from a stream of the same features at the same bar",
+                fix="push the other stream up to the last bar of this one",
+            )
+        self._stream.adopt(other._stream, n_markets)
+
     def state(self) -> dict[str, AnyArray]:
         """Everything needed to go on from here: arrays by name."""
         if self._clock.last is None:
             return {}
-        return {"clock": np.array([self._clock.last], dtype=np.int64)} | self._stream.arrays()
+        clock = np.array([self._clock.last], dtype=np.int64)
+        return {"clock": clock, "identity": self._identity()} | self._stream.arrays()
 
     def restore(self, arrays: Mapping[str, AnyArray]) -> None:
         """Go on from a :meth:`state` of a stream of the same features and markets.
@@ -127,9 +157,19 @@ class FeatureStream:
         DataError : the state belongs to other features, markets or another interval.
         """
         rest = dict(arrays)
-        clock = rest.pop("clock", None)
+        clock, identity = rest.pop("clock", None), rest.pop("identity", None)
+        if clock is not None and (identity is None or not np.array_equal(identity, self._identity())):
+            raise DataError(
+                "the state belongs to other features or markets, or to another interval",
+                fix="restore the state into a stream of the same features and markets",
+            )
         self._stream.restore(rest)
         self._clock.last = None if clock is None else int(clock[0])
+
+    def _identity(self) -> AnyArray:
+        """What a state belongs to, as a digest: a node's place alone does not say what it is."""
+        text = json.dumps([_definition(self), self.reference.tolist(), [str(each) for each in self.markets]])
+        return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8)
 
     def _run(self, block: Block, out: Float3D) -> None:
         exchange = self._stream.run(block)
@@ -144,6 +184,11 @@ class FeatureStream:
                 return
             answer = cross_sections(program, level, children, self.reference, self._ops)
             level += 1
+
+
+def _definition(stream: FeatureStream) -> list[str]:
+    """What a stream computes, whoever its markets are."""
+    return [stream.interval, *(feature.expr.text for feature in stream.features)]
 
 
 class Clock:

@@ -14,6 +14,8 @@ from riskml.features.spec import Feature
 from riskml.markets import Market
 
 _UNKNOWN = Market("", "")
+_PUSH_ROWS = 4096
+"""Rows of the warm-up at once; what nobody asked for is not kept."""
 
 
 def lookback_bars(features: Sequence[Feature], interval: str) -> int:
@@ -68,15 +70,11 @@ def evaluate_features(
     stream = FeatureStream(features, chosen, interval=interval, reference=reference, ops=ops)
     ts = np.asarray(grid_ts, dtype=np.int64)
     warm_up = 0 if tail is None else max(0, len(ts) - tail)
-    step = max(1, _ROWS)
-    for begin in range(0, warm_up, step):  # rows that nobody asked for are not kept
-        rows = slice(begin, min(begin + step, warm_up))
+    for begin in range(0, warm_up, _PUSH_ROWS):
+        rows = slice(begin, min(begin + _PUSH_ROWS, warm_up))
         stream.push(ts[rows], {name: values[rows] for name, values in inputs.items()})
     rest = slice(warm_up, None)
     return stream.push(ts[rest], {name: values[rest] for name, values in inputs.items()})
-
-
-_ROWS = 4096
 
 
 def _width(features: Sequence[Feature], inputs: Mapping[str, Float2D]) -> int:

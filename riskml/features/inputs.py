@@ -9,15 +9,20 @@ kind                      value of a slot
 ``bar``                   the market's own row with ``ts`` = slot, as first known by then
 ``spot_bar``              the same on ``<venue>_spot``, else on another ``*_spot`` venue
 ``venue_median``          median over the other perpetual venues' bars of the symbol
-``market``                newest known row of the market's venue, else of the next venue by
-                          name, slot by slot
+``market``                newest known row of the market's venue, else of the one that stands
+                          in, slot by slot
 ``market_age``            hours since the ``ts`` of the row that ``market`` would take
-``venue_spread``          standard deviation over the venues of the symbol
-``event_sum``             sum over the rows that became known within the bar; 0 when none
-                          did although the source is alive
+``venue_spread``          standard deviation over the perpetual venues of the symbol
+``event_sum``             sum over the rows that became known within the bar, of one venue
+                          as in ``market``; 0 when none did although the source is alive
 ``chain``                 newest known row per chain, sources of a chain combined
 ``asset``                 newest known row per stablecoin, of the venue nearest to redemption
+                          among those whose rows are nearly as new as the newest
 ========================  ==================================================================
+
+What stands in for a market's venue: the venue's own totals (``<venue>_daily``), else the other
+perpetual venues by name, else totals over several venues. Spot venues and lending pools never
+do: theirs are other quantities.
 
 A row older than the input's staleness limit is not used, and a slot without a usable row is
 NaN. Limits allow for the source's own rhythm, its delay and one missed row.
@@ -53,8 +58,9 @@ sum over assets; ``mean`` over all."""
 
 EXACT_KINDS: frozenset[InputKind] = frozenset({"bar", "spot_bar", "venue_median"})
 """Kinds that read the row of the slot itself; they have no staleness limit."""
-MAX_PEG_DEVIATION = 0.5
-"""Further from redemption than this an asset is no longer pegged, and counts as missing."""
+MAX_PEG_PREMIUM = 0.5
+"""Further above redemption than this it is another unit or asset, and counts as missing. There is no
+such limit below: a peg that is lost altogether is what the input is for."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ _FUNDING = (
         "rate * 8 / interval_h",
         "venue_spread",
         "fraction per 8 h",
-        "standard deviation of the newest funding rate over the venues of the symbol",
+        "standard deviation of the newest funding rate over the perpetual venues of the symbol",
         "24h",
     ),
 )
@@ -189,7 +195,7 @@ _POSITIONING = (
         "(buy - sell) / (buy + sell)",
         "market",
         "fraction, signed",
-        "taker buys less sells over both, of volume, else of value",
+        "taker buys less sells over both, of volume, else of value, in the row's period (15 min to 1 d)",
         "36h",
     ),
     InputSpec(
@@ -313,7 +319,8 @@ _CHAINS = (
         "price_usd / redemption_usd - 1",
         "asset",
         "fraction, signed",
-        "distance from redemption (1 USD where none is given) on the venue where it is least",
+        "distance from redemption (1 USD where none is given) on the venue where it is least, of rows "
+        "within 2 h of the newest",
         "36h",
     ),
 )
@@ -372,7 +379,7 @@ def _peg_deviation(columns: Mapping[str, Float1D]) -> Float1D:
     redemption = columns["redemption_usd"]
     fair = np.where(np.isfinite(redemption) & (redemption > 0.0), redemption, 1.0)
     deviation = columns["price_usd"] / fair - 1.0
-    return np.where(np.abs(deviation) <= MAX_PEG_DEVIATION, deviation, np.nan)
+    return np.where(deviation <= MAX_PEG_PREMIUM, deviation, np.nan)
 
 
 COLUMN_EXPRESSIONS: dict[str, Callable[[Mapping[str, Float1D]], Float1D]] = {

@@ -55,6 +55,10 @@ class LagState:
         """Add columns that have had no value yet."""
         self._ring = np.concatenate([self._ring, np.full((self._shift, extra), np.nan)], axis=1)
 
+    def adopt(self, arrays: Mapping[str, AnyArray], n_columns: int) -> None:
+        """Take the last ``n_columns`` columns over from :meth:`arrays` at the same bar."""
+        self._ring[:, -n_columns:] = arrays["ring"][:, -n_columns:]
+
     def arrays(self) -> dict[str, AnyArray]:
         """What is carried from row to row."""
         return {"ring": self._ring}

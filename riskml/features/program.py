@@ -178,6 +178,16 @@ class NodeStream:
                 lag.widen(len(new))
         self._profiles = _profiles(self.program, self.markets)
 
+    def adopt(self, other: NodeStream, n_markets: int) -> None:
+        """Take the last ``n_markets`` markets over from a stream of the same program at the same bar."""
+        self._segments.adopt(other._segments.arrays(), n_markets)
+        for place, state in self._rolling.items():
+            if self.program.order[place].axis == "market":
+                state.adopt(other._rolling[place].arrays(), n_markets)
+        for place, lag in self._lags.items():
+            if self.program.order[place].axis == "market":
+                lag.adopt(other._lags[place].arrays(), n_markets)
+
     def arrays(self) -> dict[str, AnyArray]:
         """Everything that is carried, by name."""
         states = {f"rolling{place}": state.arrays() for place, state in self._rolling.items()}

@@ -106,6 +106,11 @@ class RollingState(Protocol):
         """Add columns that have had no value before absolute bar ``bar``, the next one."""
         ...
 
+    def adopt(self, arrays: Mapping[str, AnyArray], n_columns: int) -> None:
+        """Take the last ``n_columns`` columns over from the :meth:`arrays` of a state of the same
+        window that stands at the same bar; its other columns may be more or fewer."""
+        ...
+
     def arrays(self) -> dict[str, AnyArray]:
         """What is carried from row to row."""
         ...
@@ -179,7 +184,7 @@ class Segments:
             ended &= ~seen[MAX_GAP_BARS - shift : MAX_GAP_BARS - shift + n_rows]
         bars = np.arange(bar, bar + n_rows, dtype=np.int64)[:, np.newaxis]
         barrier = np.maximum.accumulate(np.where(ended, bars, self._barrier), axis=0)
-        self._recent, self._barrier = seen[-MAX_GAP_BARS:], barrier[-1]
+        self._recent, self._barrier = seen[-MAX_GAP_BARS:].copy(), barrier[-1].copy()
         return np.asarray(barrier + 1, dtype=np.int64)
 
     def widen(self, extra: int, bar: int) -> None:
@@ -188,14 +193,20 @@ class Segments:
         if self._barrier is not None:
             self._barrier = np.concatenate([self._barrier, np.full(extra, bar - 1, dtype=np.int64)])
 
+    def adopt(self, arrays: Mapping[str, AnyArray], n_markets: int) -> None:
+        """Take the last ``n_markets`` markets over from :meth:`arrays` at the same bar."""
+        self._recent[:, -n_markets:] = arrays["recent"][:, -n_markets:]
+        if self._barrier is not None:
+            self._barrier[-n_markets:] = arrays["barrier"][-n_markets:]
+
     def arrays(self) -> dict[str, AnyArray]:
         """What is carried from row to row."""
         return {"recent": self._recent} | ({} if self._barrier is None else {"barrier": self._barrier})
 
     def restore(self, arrays: Mapping[str, AnyArray]) -> None:
         """Put :meth:`arrays` back."""
-        self._recent = arrays["recent"]
-        self._barrier = arrays.get("barrier")
+        self._recent = arrays["recent"].copy()
+        self._barrier = arrays["barrier"].copy() if "barrier" in arrays else None
 
 
 def segment_starts(present: BoolND) -> Int2D:
@@ -244,11 +255,14 @@ class _LaidOut:
         fresh = np.full((len(self._rows), extra), np.nan)
         self._rows = np.concatenate([self._rows, fresh], axis=1)
 
+    def adopt(self, arrays: Mapping[str, AnyArray], n_columns: int) -> None:
+        self._rows[:, -n_columns:] = arrays["rows"][:, -n_columns:]
+
     def arrays(self) -> dict[str, AnyArray]:
         return {"rows": self._rows}
 
     def restore(self, arrays: Mapping[str, AnyArray]) -> None:
-        self._rows = arrays["rows"]
+        self._rows = arrays["rows"].copy()
 
 
 def _lay_out(block: Float2D, age: Int2D | None, bars: int) -> tuple[Float3D, BoolND]:

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Int1D, Int2D, TimeUs
 from riskml.features.asof import AsOfIndex
 from riskml.features.nodes import MAX_GAP_BARS
+from riskml.markets import venue_order
 from riskml.replay.labels_fills import FILLS, fill_bars
-from riskml.tables.lake import Lake, venue_order
+from riskml.tables.lake import Lake
 from riskml.tables.partitions import LakePartition, damaged
 from riskml.units import DAY, HOUR, duration_us, to_us
 

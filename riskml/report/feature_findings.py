@@ -145,7 +145,7 @@ def _join_features(groups: Iterable[tuple[Hit, ...]]) -> list[tuple[Hit, ...]]:
         first = group[0]
         markets = tuple(sorted(hit.market for hit in group))
         key: tuple[object, ...] = (first.kind, first.severity, source_tables(first.tables), markets)
-        if first.kind in ("too-good", "infinite", "size", "level"):
+        if first.kind in ("too-good", "infinite"):
             key = (*key, first.feature)
         clusters = joined.setdefault(key, [])
         gap = min(map(_start, group)) - max(map(_start, clusters[-1])) if clusters else 0
@@ -240,7 +240,7 @@ def _off_grid(info: DatasetInfo) -> list[Finding]:
             tables=("bars",),
             since=None,
             until=None,
-            text=f"{info.off_grid_bars:,} bars close between two multiples of {info.interval} and were left out",
+            text=f"{info.off_grid_bars:,} bars close between two bars of the grid, left out",
             fix="see 'riskml check': the ts of a bar is its close, a whole multiple of its length",
         )
     ]

@@ -33,6 +33,7 @@ from riskml.tables.onsets import ONSETS, read_onsets
 from riskml.units import TimeLike
 
 TEMPLATE = "features.html"
+TARGET_NAMES = {"variance": "variance", "mae_down": "MAE down", "direction": "direction"}
 _SHOWN_NAMES = 8
 """Names of features or markets that a finding spells out."""
 
@@ -150,7 +151,7 @@ def render(
         families=family_views(report, findings),
         quantiles=[f"{100.0 * level:g} %" for level in QUANTILES],
         limits=[
-            (f"{'variance' if target == 'variance' else 'MAE down'} {horizon}", value, leak_limit(value))
+            (f"{TARGET_NAMES[target]} {horizon}", value, leak_limit(target, value))
             for (target, horizon), value in zip(report.targets, report.persistence, strict=True)
         ],
         psi_shift=PSI_SHIFT,

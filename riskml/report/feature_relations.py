@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import DOWN, AnyArray, Bool1D, Float1D, FloatND, Int1D
+from riskml.arrays import DOWN, UP, AnyArray, Bool1D, Float1D, FloatND, Int1D
 from riskml.units import duration_bars
 
 MIN_ROWS = 200
@@ -23,7 +23,8 @@ class Relation:
     """How a feature goes with one target on the fit part."""
 
     target: str
-    """``variance`` (realised) or ``mae_down``."""
+    """``variance`` (realised), ``mae_down``, or ``direction``: (up - down) / (up + down) of the
+    two excursions. What is known at a bar hardly says the last; the next price does."""
     horizon: str
     correlation: float | None
     """Spearman's rank correlation over all markets; None with fewer than :data:`MIN_ROWS` rows."""
@@ -93,10 +94,16 @@ class Targets:
         )
 
 
+def _direction(up: AnyArray, down: AnyArray) -> AnyArray:
+    """In [-1, 1], free of how far price went; NaN where it did not move."""
+    both = up + down
+    return np.divide(up - down, both, out=np.full(both.shape, np.nan), where=both > 0.0)
+
+
 def rank_targets(
     variance: FloatND, mae: FloatND, rows: Int1D, interval: str, horizons: Sequence[str]
 ) -> Targets:
-    """Rank realised variance and downward excursion of a sample of bars.
+    """Rank realised variance, downward excursion and direction of a sample of bars.
 
     Parameters
     ----------
@@ -114,7 +121,12 @@ def rank_targets(
     past: dict[str, list[Ranked]] = {}
     for place, horizon in enumerate(horizons):
         steps = duration_bars(horizon, interval)
-        for target, values in (("variance", variance[:, :, place]), ("mae_down", mae[:, :, place, DOWN])):
+        down, up = mae[:, :, place, DOWN], mae[:, :, place, UP]
+        for target, values in (
+            ("variance", variance[:, :, place]),
+            ("mae_down", down),
+            ("direction", _direction(up, down)),
+        ):
             names.append((target, horizon))
             ranked.append(Ranked.of(values[rows]))
             before = np.full((rows.size, values.shape[1]), np.nan)

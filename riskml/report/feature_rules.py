@@ -44,6 +44,9 @@ LEVEL_RANGES = 5.0
 """A median that moves by this many times the 5-95 % range of the fit part has another origin or unit."""
 MIN_PERSISTENCE = 0.2
 """Taken for a target whose own past says less than this about it."""
+DIRECTION_LIMIT = 0.3
+"""Bars say next to nothing about which way price goes (reversal and carry reach a few hundredths); a value
+that holds a part of the next bar says this much."""
 LARGE_EXCURSION = 0.9
 """Log-return; a fall by 60 % or a rise by 146 % within the longest horizon is a bad tick until shown true."""
 
@@ -67,12 +70,15 @@ class Hit:
     until: str | None = None
 
 
-def leak_limit(persistence: float | None) -> float:
+def leak_limit(target: str, persistence: float | None) -> float:
     """Largest plausible rank correlation of a feature with a target.
 
     Half way from what the target's own past reaches to certainty: what is known at a bar
     does not halve what the past leaves open, but a value that has seen the future does.
+    The direction has a limit of its own.
     """
+    if target == "direction":
+        return DIRECTION_LIMIT
     return 0.5 * (1.0 + max(persistence or 0.0, MIN_PERSISTENCE))
 
 
@@ -126,7 +132,7 @@ def _whole_feature(feature: FeatureStatistics, report: FeatureReport) -> Iterato
         yield Hit("infinite", "broken", name, "", tables, text, feature.infinite)
     for relation, persistence in zip(feature.relations, report.persistence, strict=True):
         found = abs(relation.correlation or 0.0)
-        if found > leak_limit(persistence):
+        if found > leak_limit(relation.target, persistence):
             text = (
                 f"rank correlation {relation.correlation:.2f} with {relation.target} {relation.horizon} over "
                 f"{relation.rows:,} rows; the target's own past reaches {persistence or 0.0:.2f}"

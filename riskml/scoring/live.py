@@ -18,19 +18,18 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float1D, Int1D, TimeUs
 from riskml.errors import DataError
-from riskml.facts import load_facts
 from riskml.features.assemble import InputReader
 from riskml.features.engine import FeatureStream
 from riskml.features.evaluate import input_names
 from riskml.features.inputs import max_staleness_us
+from riskml.features.nodes import PRESENCE_INPUT
 from riskml.features.rows import Appended
 from riskml.features.series import SERIES_TABLES, SeriesKey, SeriesStore
-from riskml.markets import Market, symbols
+from riskml.markets import Market, symbols, venue_order
 from riskml.scoring.conditions import HISTORY
 from riskml.scoring.guards import GuardedForecast
-from riskml.scoring.joining import adopt_columns
 from riskml.scoring.session import LoadedBundle, MarketOutput
-from riskml.scoring.stream import PRESENCE_INPUT, WARM_UP, GraphStream, GuardStream
+from riskml.scoring.stream import WARM_UP, GraphStream, GuardStream
 from riskml.units import duration_bars, duration_us, format_us
 
 KEEP_BARS = 5_000
@@ -40,8 +39,6 @@ PUSH_ROWS = 256
 """Rows looked up and pushed at once while catching up; bounds the memory that takes."""
 PRUNE_EVERY_BARS = 24
 """Old rows are forgotten once in a while."""
-
-_UNLISTED_VENUE = {"preference": 98, "kind": "perpetual"}
 
 
 class LiveFeatures:
@@ -151,7 +148,7 @@ class LiveFeatures:
         of_new = GraphStream(self.bundle, symbols(new))
         history = self._replay(new, of_new)
         if history is not None:
-            adopt_columns(self.stream, history, len(new))
+            self.stream.adopt(history, len(new))
         joined = zip(old_graph.buffer.window(), of_new.buffer.window(), strict=True)
         self.graph.buffer.restore(*(np.concatenate(pair, axis=1) for pair in joined))
 
@@ -282,12 +279,9 @@ class LiveFeatures:
 
 def _observed_markets(store: SeriesStore, interval: str) -> dict[str, Market]:
     """Every symbol with bars of the interval, on its preferred venue."""
-    venues = load_facts("venues")["venue"]
-    best: dict[str, tuple[int, str]] = {}
+    venues: dict[str, list[str]] = {}
     for key in store.keys("bars"):
-        facts = venues.get(key.place, _UNLISTED_VENUE)
-        if key.detail != interval or facts["kind"] in ("spot", "aggregate"):
-            continue
-        rank = (int(facts["preference"]), key.place)
-        best[key.name] = min(best.get(key.name, rank), rank)
-    return {symbol: Market(symbol, venue) for symbol, (_, venue) in sorted(best.items())}
+        if key.detail == interval:
+            venues.setdefault(key.name, []).append(key.place)
+    ordered = {symbol: venue_order(found) for symbol, found in sorted(venues.items())}
+    return {symbol: Market(symbol, found[0]) for symbol, found in ordered.items() if found}

@@ -8,7 +8,7 @@ and the guards see that the value is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,10 +76,18 @@ def check_rows(table: str, rows: Mapping[str, AnyArray]) -> CheckedRows:
     for column in spec.columns:
         _find_bad_cells(spec, column, columns[column.name], reasons, given=column.name in rows)
     _find_bad_rows(spec, columns, reasons)
+    if not reasons:
+        return CheckedRows(columns, n_rows, ())
     keep = np.ones(n_rows, dtype=np.bool_)
     keep[list(reasons)] = False
-    kept = columns if keep.all() else {name: values[keep] for name, values in columns.items()}
-    return CheckedRows(kept, int(keep.sum()), tuple(reasons[row] for row in sorted(reasons)))
+    kept = {name: values[keep] for name, values in columns.items()}
+    problems = (replace(reasons[row], market=_market(columns, row)) for row in sorted(reasons))
+    return CheckedRows(kept, int(keep.sum()), tuple(problems))
+
+
+def _market(columns: Mapping[str, AnyArray], row: int) -> str | None:
+    """The market of a row, where the table has one."""
+    return str(columns["symbol"][row]) if "symbol" in columns else None
 
 
 def _check_columns(spec: TableContract, rows: Mapping[str, AnyArray]) -> None:

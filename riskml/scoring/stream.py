@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, Float32ND, TimeUs
+from riskml.features.nodes import PRESENCE_INPUT
 from riskml.markets import Market, symbols
 from riskml.scoring.buffer import FeatureBuffer
 from riskml.scoring.guards import BarStatus, Bounds, GuardedForecast, Guards, InputWatch
 from riskml.scoring.session import LoadedBundle, MarketOutput
-
-PRESENCE_INPUT = "close"
-"""A market has a bar in a slot when this input is there."""
 
 WARM_UP = "7d"
 """History over which the guards run before the first bar that is used. A source that has

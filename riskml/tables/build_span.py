@@ -349,7 +349,8 @@ def _map_stress(function: Callable[..., Float2D], *parts: Stress) -> Stress:
     def signal(kind: str) -> Signal:
         signals = [part.signal(kind) for part in parts]
         arrays = [[getattr(one, name) for one in signals] for name in ("flag", "size", "limit")]
-        return Signal(*(function(*same) for same in arrays), window_bars=signals[0].window_bars)
+        flag, size, limit = (function(*same) for same in arrays)
+        return Signal(flag, size, limit, signals[0].window_bars)
 
     drop, liquidation, depth = (signal(kind) for kind in KINDS)
     return Stress(drop, liquidation, depth, function(*(part.sigma for part in parts)))

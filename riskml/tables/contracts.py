@@ -192,7 +192,7 @@ class _Report:
         )
 
     def _market(self, row: int | None) -> str | None:
-        names = [name for name in ("venue", "symbol") if name in self.data.column_names]
+        names = [name for name in ("venue", "symbol") if self.data.column_names.count(name) == 1]
         if not names or not self.data.num_rows:
             return None
         if row is None:  # the table as a whole: named when it holds one market only

@@ -20,14 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from riskml.arrays import Bool1D, Int1D
+from riskml.arrays import Int1D
 from riskml.bundle import sha256_file
-from riskml.contracts import CONTRACTS, TableContract, contract
+from riskml.contracts import CONTRACTS, contract
 from riskml.errors import ContractError, DataError, Problem, nearest
 from riskml.facts import load_facts
-from riskml.markets import Market
+from riskml.markets import Market, venue_order
 from riskml.tables.contracts import empty, enforce
-from riskml.tables.keys import key_codes, sort_codes, storage_key
+from riskml.tables.keys import key_codes, sort_codes
+from riskml.tables.merging import LISTED, conflict_error, merge
 from riskml.tables.partitions import (
     LakePartition,
     check_place,
@@ -80,24 +81,26 @@ class Lake:
 
         Raises
         ------
-        ContractError : the rows break the contract, or a row has the full key of a
-            stored row and other values. Nothing is written.
+        ContractError : the rows break the contract. Nothing is written.
+        ConflictError : rows have the full key of stored rows and other values. Nothing is
+            written; ``rows`` tells all of them, ``problems`` the first 100.
         DataError : the lake's path is a file, or a stored file is damaged.
         """
         self._refuse_file()
         data = enforce(table, data)
         changed: list[tuple[LakePartition, pa.Table]] = []
         problems: list[Problem] = []
+        conflicts: list[Int1D] = []
         added = 0
         for partition, rows in split_rows(self.path, table, data):
-            fresh = data.take(rows)
-            merged, found = _merge(partition, fresh, rows)
-            problems += found
+            merged, found = merge(partition, data.take(rows))
+            conflicts.append(rows[found.new])
+            problems += found.describe(partition, rows, LISTED - len(problems))
             if merged is not None:
                 added += merged[1]
                 changed.append((partition, merged[0]))
         if problems:
-            raise ContractError.from_problems(problems, f"rows of '{table}' differ from the stored ones")
+            raise conflict_error(table, problems, np.sort(np.concatenate(conflicts)))
         _commit(table, changed)
         return WriteResult(added, data.num_rows - added, len(changed))
 
@@ -224,25 +227,6 @@ class Lake:
             )
 
 
-def venue_order(venues: Collection[str]) -> list[str]:
-    """Order venues by preference as the reference of a symbol; spot venues are left out.
-
-    Listed venues come first, venues that the facts do not know next (by name), and the
-    generated one (``sim``) last.
-    """
-    facts = load_facts("venues")["venue"]
-    rank = {
-        name: (1 if fact["kind"] == "generated" else -1, fact["preference"]) for name, fact in facts.items()
-    }
-    usable = [name for name in venues if facts.get(name, _guess(name))["kind"] not in ("spot", "aggregate")]
-    return sorted(usable, key=lambda name: (*rank.get(name, (0, 0)), name))
-
-
-def _guess(venue: str) -> dict[str, str]:
-    """What a venue that the facts do not know is, by its name."""
-    return {"kind": "spot" if venue.endswith("_spot") else "perpetual"}
-
-
 def _window(table: str, start: TimeLike | None, end: TimeLike | None) -> Window:
     first = None if start is None else to_us(start)
     last = None if end is None else to_us(end)
@@ -317,74 +301,6 @@ def _has_interval(partition: LakePartition, interval: str) -> bool:
             return mixed and interval in pc.unique(file.read(columns=["interval"]).column(0)).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(partition, error) from error
-
-
-def _merge(
-    partition: LakePartition, fresh: pa.Table, rows: Int1D
-) -> tuple[tuple[pa.Table, int] | None, list[Problem]]:
-    """Merge new rows into a partition.
-
-    Returns
-    -------
-    merged : all rows in storage order and how many are new; None when nothing is new.
-    problems : one per new row that contradicts a stored one.
-    """
-    spec = contract(partition.table)
-    stored = read_partition(partition) if partition.path.exists() else None
-    if stored is None:
-        both, known = fresh, 0
-    elif stored.num_rows == fresh.num_rows and stored.equals(_in_storage_order(spec, fresh)):
-        return None, []
-    else:
-        both, known = pa.concat_tables([stored, fresh]).combine_chunks(), stored.num_rows
-    order, equal = sort_codes(key_codes(spec, both))
-    if order is None:
-        order = np.arange(both.num_rows)
-    # The sort is stable and a key appears at most once on each side: equal neighbours are
-    # (stored, new) pairs.
-    pairs = np.flatnonzero(equal)
-    before, after = order[pairs], order[pairs + 1]
-    differs = _rows_differ(both, before, after)
-    problems = [
-        _conflict(partition, both, int(old), int(new), int(rows[new - known]))
-        for old, new in zip(before[differs], after[differs], strict=True)
-    ]
-    if len(pairs) == fresh.num_rows or problems:
-        return None, problems
-    kept = np.delete(order, pairs + 1)
-    return (both.take(kept), fresh.num_rows - len(pairs)), []
-
-
-def _in_storage_order(spec: TableContract, data: pa.Table) -> pa.Table:
-    order, _ = sort_codes(key_codes(spec, data))
-    return data if order is None else data.take(order)
-
-
-def _rows_differ(data: pa.Table, before: Int1D, after: Int1D) -> Bool1D:
-    differs = np.zeros(len(before), bool)
-    if not len(before):
-        return differs
-    for column in data.columns:
-        old, new = column.take(pa.array(before)), column.take(pa.array(after))
-        unequal = pc.fill_null(pc.not_equal(old, new), False).to_numpy()
-        differs |= unequal | (old.is_null().to_numpy() != new.is_null().to_numpy())
-    return differs
-
-
-def _conflict(partition: LakePartition, both: pa.Table, old: int, new: int, row: int) -> Problem:
-    spec = contract(partition.table)
-    before, after = both.slice(old, 1).to_pylist()[0], both.slice(new, 1).to_pylist()[0]
-    changed = [f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
-    key = ", ".join(f"{name}={after[name]}" for name in storage_key(spec))
-    return Problem(
-        "conflicting-row",
-        f"the key {key} is stored with other values ({', '.join(changed)})",
-        "give a revision its own, later known_at",
-        partition.table,
-        ":".join(partition.keys.values()) or None,
-        row,
-        partition.relative,
-    )
 
 
 def _commit(table: str, changed: Sequence[tuple[LakePartition, pa.Table]]) -> None:

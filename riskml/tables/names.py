@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from riskml.contracts import TableContract
 from riskml.errors import ConfigError
@@ -20,6 +21,10 @@ INVERSE = re.compile(r"[A-Z0-9][-_/]?USD(?:_?PERP|[-_]SWAP|[-_]\d{6}|[FGHJKMNQUV
 _PAIR = re.compile(r"[A-Z0-9]{3,}USD")
 """A pair in plain USD (XBTUSD). Shorter ones are assets: TUSD, FDUSD, PYUSD."""
 _KINDS = ("linear", "spot")
+_PATH_PARTS = ("venue", "symbol", "chain", "asset")
+"""Columns whose names are folders of the lake."""
+_LONGEST = 200
+"""File systems take 255 bytes per folder, the column's name included."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,11 @@ def bad_names(spec: TableContract, column: str, names: list[str]) -> Iterator[Ba
             yield BadName("inverse-contract", inverse, "may not be inverse", fix)
         if wrong:
             yield BadName("wrong-kind", wrong, f"has to be {' or '.join(_KINDS)}", fix)
+    if column in _PATH_PARTS:
+        long = frozenset(name for name in names if name and len(quote(name, safe="")) > _LONGEST)
+        if long:
+            rule = f"may have {_LONGEST} bytes as a part of a path"
+            yield BadName("name-too-long", long, rule, "use the market's or the chain's short name")
     if "" in names and column in spec.key and (spec.name, column) not in _MAY_BE_EMPTY:
         yield BadName("empty-name", frozenset({""}), "may not be empty", "name it, or drop these rows")
 

@@ -72,7 +72,7 @@ class StressSpec:
         ------
         ConfigError : a name that there is not, a repeated one, a value of another type or out of range.
         """
-        known = {item.name: type(item.default) for item in fields(cls)}
+        known = {item.name: float if isinstance(item.default, float) else str for item in fields(cls)}
         values: dict[str, Any] = {}
         problems = []
         for pair in text.split(",") if text else ():

@@ -166,6 +166,7 @@ def _any_ahead(signal: Signal, step: int) -> Float2D:
     flag, before = signal.flag, signal.window_bars - 1
     out = np.full(flag.shape, np.nan)
     if before < min(step, len(flag)):
-        known, found = (count_ahead(some, step - before)[before:] for some in (np.isfinite(flag), flag == 1.0))
+        known = count_ahead(np.isfinite(flag), step - before)[before:]
+        found = count_ahead(flag == 1.0, step - before)[before:]
         out[: len(flag) - before] = np.where(known > 0, (found > 0).astype(np.float64), np.nan)
     return out

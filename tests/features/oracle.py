@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from riskml.facts import load_facts
-from riskml.features import expr as e
+from riskml.features import nodes as e
 from riskml.markets import Market
 
 NAN = math.nan

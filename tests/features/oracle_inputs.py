@@ -16,7 +16,7 @@ import numpy as np
 
 from riskml.contracts import contract
 from riskml.facts import load_facts
-from riskml.features.inputs import MAX_PEG_DEVIATION, InputSpec
+from riskml.features.inputs import MAX_PEG_PREMIUM, InputSpec
 from riskml.features.weights import axis_columns
 from riskml.markets import Market
 
@@ -92,7 +92,7 @@ class LookUps:
         return statistics.median(values) if values else NAN
 
     def _market_series(self, spec: InputSpec, market: Market) -> list[tuple[dict[str, Any], list[Row]]]:
-        """The symbol's series: the market's own venue, single venues by name, aggregates by name."""
+        """The symbol's series: the market's own venue first, see :func:`rank`."""
         found = [
             (key, rows)
             for key, rows in self._of(spec.table, symbol=market.symbol)
@@ -186,9 +186,13 @@ def kind_of(venue: str) -> str:
     return str(load_facts("venues")["venue"].get(venue, {}).get("kind", unlisted))
 
 
-def rank(venue: str, market: Market) -> tuple[bool, bool, str]:
-    """Own venue first, then single ones, aggregates last; each by name."""
-    return venue != market.venue, kind_of(venue) == "aggregate", venue
+def rank(venue: str, market: Market) -> tuple[int, str]:
+    """Own venue first, then its own totals, then single ones, other totals last; each by name."""
+    if venue == market.venue:
+        return 0, venue
+    if kind_of(venue) != "aggregate":
+        return 2, venue
+    return (1 if venue.startswith(market.venue + "_") else 3), venue
 
 
 def hours(duration: str) -> int:
@@ -227,7 +231,7 @@ def _taker(row: Row) -> float:
 def _peg(row: Row) -> float:
     fair = row["redemption_usd"]
     away = row["price_usd"] / (fair if math.isfinite(fair) and fair > 0.0 else 1.0) - 1.0
-    return away if abs(away) <= MAX_PEG_DEVIATION else NAN
+    return away if away <= MAX_PEG_PREMIUM else NAN
 
 
 EXPRESSIONS: dict[str, Callable[[Row], float]] = {

@@ -27,7 +27,7 @@ def key_values(table: str, markets: Sequence[Market], interval: str) -> dict[str
     """Values that the key columns take; in each something that no input asks for."""
     spot = ["binance_spot", "okx_spot"] if table in ("bars", "depth") else []
     return {
-        "venue": ["binance", "bybit", "okx", "coinalyze", "aave", "gate", *spot],
+        "venue": ["binance", "bybit", "okx", "coinalyze", "binance_daily", "aave", "gate", *spot],
         "symbol": [*sorted({market.symbol for market in markets}), "OTHER"],
         "interval": [interval, "3d"],
         "population": ["global_account", "top_account"],
@@ -109,6 +109,7 @@ def _values(rng: np.random.Generator, column: Column, n_rows: int) -> np.ndarray
     if column.name in ("price_usd", "redemption_usd"):
         values = 1.0 + rng.normal(0.0, 0.01, n_rows)
         values[rng.random(n_rows) < 0.05] = 2500.0
+        values[rng.random(n_rows) < 0.05] = 0.2
     elif column.sign == "fraction":
         values = rng.random(n_rows)
     elif column.sign == "any":

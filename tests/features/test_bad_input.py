@@ -91,6 +91,21 @@ def test_bars_of_two_intervals_in_one_store_never_mix():
         np.testing.assert_array_equal(found[:, 0], expected)
 
 
+@pytest.mark.parametrize(
+    ("hours", "message"),
+    [
+        ([], "there is no slot to look up"),
+        ([4, 3], "slots have to rise; 1970-01-01T03:00:00Z comes after 1970-01-01T04:00:00Z"),
+        ([3, 4, 4, 5], "slots have to rise; 1970-01-01T04:00:00Z comes after 1970-01-01T04:00:00Z"),
+    ],
+)
+def test_slots_that_do_not_rise_are_refused_before_anything_is_looked_up(hours, message):
+    store = SeriesStore()
+    store.append("bars", bars((3, "1h", 10.0), (4, "1h", 11.0)))
+    with pytest.raises(DataError, match=message):
+        assemble_inputs(store, np.array(hours, dtype=np.int64) * HOUR, BTC, interval="1h", names=["close"])
+
+
 def make_stream(interval="1h", features="log_parkinson_1h,return_24h"):
     return FeatureStream(select(features), BTC, interval=interval)
 
@@ -224,6 +239,8 @@ def test_a_number_that_its_contract_rules_out_is_a_counted_rejected_row_in_a_sco
     assert checked.n_rows == 1
     assert [problem.row for problem in checked.problems] == [1]
     assert name in checked.problems[0].message
+    assert checked.problems[0].table == table
+    assert checked.problems[0].market == ("x" if "symbol" in rows else None)
 
 
 def as_arrow(columns):

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskml.contracts import contract
+from riskml.errors import DataError
 from riskml.features.assemble import assemble_inputs
 from riskml.features.blocks import BlockOps
-from riskml.features.catalog import CATALOG
-from riskml.features.engine import FeatureStream
+from riskml.features.catalog import CATALOG, select
+from riskml.features.engine import FeatureStream, input_axes
 from riskml.features.evaluate import evaluate_features, lookback_bars
 from riskml.markets import Market
 from riskml.tables.compiled import CompiledOps
@@ -170,6 +171,78 @@ def test_a_history_pushed_in_any_pieces_gives_the_same_bits(history, ops, cuts, 
     assert len(history.ts) > 500
     found = push_in_pieces(history.ts, history.inputs, sorted(cuts), ops, reload=reload)
     assert_same_bits(found, history.whole[ops])
+
+
+@pytest.mark.parametrize("ops", [BlockOps, CompiledOps])
+def test_a_market_that_joins_with_its_history_goes_on_as_if_it_had_been_there_from_the_start(history, ops):
+    """In a stream of all markets; what it takes over comes from one of the reference and itself."""
+    settings_ = {"interval": INTERVAL, "reference": (0,), "ops": ops()}
+    cut, last = len(history.ts) - 40, len(history.ts)
+
+    def push(stream, columns, first, end):
+        part = {
+            name: values[first:end, columns] if axes[name] == "market" else values[first:end]
+            for name, values in history.inputs.items()
+        }
+        return stream.push(history.ts[first:end], part)
+
+    axes = input_axes(CATALOG)
+    start = FeatureStream(CATALOG, MARKETS, **settings_)
+    joins = FeatureStream(CATALOG, MARKETS[:2], **settings_)
+    replay = FeatureStream(CATALOG, (MARKETS[0], MARKETS[2]), **settings_)
+    push(start, [0, 1, 2], 0, cut)
+    push(joins, [0, 1], 0, cut)
+    push(replay, [0, 2], 0, cut)
+    joins.add_markets(MARKETS[2:])
+    joins.adopt(replay, 1)
+    assert_same_bits(push(joins, [0, 1, 2], cut, last), push(start, [0, 1, 2], cut, last))
+
+
+def test_a_market_is_not_taken_over_from_a_stream_of_something_else():
+    ts, two = np.array([0]), select("volatility")
+    empty = {name: np.full((1, 2), np.nan) for name in input_axes(two)}
+    stream = FeatureStream(two, MARKETS[:2], interval=INTERVAL)
+    stream.push(ts, empty)
+    others = {
+        "the last 1 markets differ: okx:SOL and binance:BTC": FeatureStream(
+            two, MARKETS[1::-1], interval=INTERVAL
+        ),
+        "the same features at the same bar": FeatureStream(two, MARKETS[:2], interval=INTERVAL),
+    }
+    for message, other in others.items():
+        with pytest.raises(DataError, match=message):
+            stream.adopt(other, 1)
+    fewer = FeatureStream(two[:-1], MARKETS[:2], interval=INTERVAL)
+    fewer.push(ts, empty)
+    with pytest.raises(DataError, match="the same features at the same bar"):
+        stream.adopt(fewer, 1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"features": "volatility,calendar"},
+        {"features": "funding"},
+        {"markets": MARKETS[1::-1]},
+        {"interval": "4h"},
+        {"reference": (1, 0)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_state_of_something_else_is_refused_and_nothing_changes(other):
+    usual = {"features": "volatility", "markets": MARKETS[:2], "interval": INTERVAL, "reference": (0, 1)}
+
+    def make(features, markets, **options):
+        return FeatureStream(select(features), markets, **options)
+
+    one, another = make(**usual), make(**(usual | other))
+    for stream in (one, another):
+        width = {name: np.ones((1, 2)) for name in input_axes(stream.features)}
+        stream.push(np.array([0]), width)
+    before = {name: array.tobytes() for name, array in one.state().items()}
+    with pytest.raises(DataError, match="belongs to other features or markets, or to another interval"):
+        one.restore(another.state())
+    assert {name: array.tobytes() for name, array in one.state().items()} == before
 
 
 @pytest.mark.parametrize("ops", [BlockOps, CompiledOps])

@@ -259,6 +259,33 @@ def test_a_daily_price_at_par_does_not_hide_the_prints_of_the_day_on_which_a_peg
     assert _one(store, "peg_deviation", [1, 2, 4], place=usdc) == _approx(0.0, 0.0, -0.1)
 
 
+def test_a_peg_that_is_lost_altogether_is_no_missing_value():
+    store = _store(
+        "pegs",
+        "ts known_at venue asset price_usd redemption_usd",
+        (1, 1, "a", "UST", 0.80, NAN),
+        (1, 1, "b", "UST", 0.75, NAN),
+        (25, 25, "a", "UST", 0.41, NAN),
+        (25, 25, "b", "UST", 0.37, NAN),
+    )
+    ust = axis_columns("asset").index("UST")
+    assert _one(store, "peg_deviation", [1, 24, 25], place=ust) == _approx(-0.20, -0.20, -0.59)
+
+
+def test_the_own_venues_totals_stand_in_before_another_venue():
+    store = _store(
+        "liquidations",
+        LIQUIDATIONS,
+        _event(1, 1, 5.0, venue="hyperliquid"),
+        _event(1, 1, 70.0, venue="binance_daily"),
+        _event(1, 1, 900.0, venue="coinalyze"),
+        _event(80, 80, 5.0, venue="hyperliquid"),
+        _event(80, 80, 900.0, venue="coinalyze"),
+    )
+    assert _one(store, "liquidated_long_usd", [1, 80]) == [70.0, 5.0]
+    assert _one(store, "liquidated_long_usd", [1], [Market("BTC", "okx")]) == [5.0]
+
+
 def test_neither_spot_nor_loans_stand_in_for_a_perpetual_and_aggregates_come_last():
     store = _store(
         "depth",

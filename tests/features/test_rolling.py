@@ -192,6 +192,25 @@ def test_a_state_of_another_width_is_refused(statistic):
 
 @EVERY_FORM
 @pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_column_taken_over_from_a_wider_state_goes_on_as_there_and_the_others_as_here(ops, statistic):
+    values = _data()
+    window = Window(statistic, 9, 2, 0.9 if statistic == "ewm_mean" else 1.0)
+    wide = np.concatenate([values[:, ::-1], values[:, :1]], axis=1)
+    head, rest = Span(0, 40), Span(40, len(values) - 40)
+    state, other = ops.state(window, 2, 4), ops.state(window, 4, 4)
+    state.push(Values(values[:40, 1:], head), head)
+    other.push(Values(wide[:40], head), head)
+    state.widen(1, 40)
+    state.adopt(other.arrays(), 1)
+    joined = np.concatenate([values[:, 1:], values[:, :1]], axis=1)
+    expected = roll(ops, window, joined, phase=4)
+    np.testing.assert_array_equal(state.push(Values(joined[40:], rest), rest), expected[40:])
+    whole = roll(ops, window, wide, phase=4)
+    np.testing.assert_array_equal(other.push(Values(wide[40:], rest), rest), whole[40:])
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("statistic", STATISTICS)
 def test_a_column_that_joins_late_counts_from_its_first_row_and_disturbs_nobody(ops, statistic):
     values = _data()
     window = Window(statistic, 9, 2, 0.9 if statistic == "ewm_mean" else 1.0)

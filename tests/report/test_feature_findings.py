@@ -109,9 +109,36 @@ def test_a_feature_that_has_seen_the_future_is_too_good(toy: Dataset, broken: Ma
     assert "rank correlation 1.00 with variance 1h" in finding.text
 
 
+def test_a_price_of_the_next_bar_shows_in_the_direction_where_sizes_hide_it(toy: Dataset) -> None:
+    draw = np.random.default_rng(3)
+    mae, move = toy.mae.copy(), draw.standard_normal(toy.close.shape) * 0.01
+    mae[:, :, 0, 0], mae[:, :, 0, 1] = (
+        np.maximum(side * move, 0.0) + 0.004 * draw.random(move.shape) for side in (-1.0, 1.0)
+    )
+    features = toy.features.copy()
+    features[:, :, toy.feature_names.index("basis_bps")] = move + 0.01 * draw.standard_normal(move.shape)
+    leaks = [item for item in found(replace(toy, mae=mae, features=features)) if item.kind == "too-good"]
+    assert [item.features for item in leaks] == [("basis_bps",)]
+    assert "with direction 1h" in leaks[0].text
+
+
+def test_a_unit_that_changes_is_one_finding_for_a_source(toy: Dataset, broken: MakeDataset) -> None:
+    change = int(np.searchsorted(toy.ts, describe_features(toy).parts.calibrate_end))
+
+    def scale(values: AnyArray) -> None:
+        values[change:] = 100.0 * values[change:] + np.float32(300.0)
+
+    kinds = found(broken({"funding_rate_8h": scale, "funding_z_7d": scale}))
+    for kind in ("size", "level"):
+        joined = [item for item in kinds if item.kind == kind]
+        assert [item.features for item in joined] == [("funding_rate_8h", "funding_z_7d")]
+        assert "the worst: funding_" in joined[0].text
+
+
 def test_the_limit_of_a_correlation_lies_above_what_the_past_reaches() -> None:
-    assert leak_limit(0.7) == pytest.approx(0.85)
-    assert leak_limit(None) == leak_limit(0.1) == pytest.approx(0.6)
+    assert leak_limit("variance", 0.7) == pytest.approx(0.85)
+    assert leak_limit("mae_down", None) == leak_limit("mae_down", 0.1) == pytest.approx(0.6)
+    assert leak_limit("direction", 0.7) == 0.3
 
 
 def test_a_hole_and_a_late_start_are_dated(toy: Dataset, broken: MakeDataset) -> None:
@@ -212,6 +239,12 @@ def test_bars_that_end_or_have_a_hole_are_named(toy: Dataset) -> None:
     kinds = [(item.kind, item.markets, item.text) for item in found(replace(toy, close=close))]
     assert ("bars", ("SOL",), "the last bar is 20 days before those of other markets") in kinds
     assert ("bars", ("ETH",), "no bar for 9 days") in kinds
+
+
+def test_bars_that_a_build_left_out_are_suspect(toy: Dataset) -> None:
+    finding = only(replace(toy, info=replace(toy.info, off_grid_bars=1234)))
+    assert (finding.severity, finding.kind, finding.tables) == ("suspect", "bars", ("bars",))
+    assert finding.text == "1,234 bars close between two bars of the grid, left out"
 
 
 def test_targets_without_an_onset_and_huge_moves_are_suspect(toy: Dataset) -> None:

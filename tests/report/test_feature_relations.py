@@ -48,14 +48,16 @@ def test_persistence_is_the_best_that_had_been_seen_of_a_target_at_the_bar() -> 
     variance[:, 0, 1] = np.arange(bars) % 7
     variance[:, 0, 0] = np.arange(bars) % 7
     targets = rank_targets(variance, mae, rows, "1h", ("7h", "8h"))
-    assert targets.names == (("variance", "7h"), ("mae_down", "7h"), ("variance", "8h"), ("mae_down", "8h"))
-    assert targets.persistence == (pytest.approx(1.0), None, pytest.approx(1.0), None)
+    assert targets.names == tuple(
+        (name, horizon) for horizon in ("7h", "8h") for name in ("variance", "mae_down", "direction")
+    )
+    assert targets.persistence == (pytest.approx(1.0), None, None, pytest.approx(1.0), None, None)
     variance[:, 0, 0] = 0.0
     alone = rank_targets(variance, mae, rows, "1h", ("7h", "8h"))
     shifted = stats.spearmanr(np.arange(300, 600) % 7, np.arange(292, 592) % 7).statistic
-    assert alone.persistence == (None, None, pytest.approx(abs(shifted)), None)
+    assert alone.persistence == (None, None, None, pytest.approx(abs(shifted)), None, None)
     known = [relation.correlation for relation in targets.relations(variance[rows, :, 1])]
-    assert known == [pytest.approx(1.0), None, pytest.approx(1.0), None]
+    assert known == [pytest.approx(1.0), None, None, pytest.approx(1.0), None, None]
 
 
 def test_what_had_not_closed_at_the_bar_is_no_past() -> None:

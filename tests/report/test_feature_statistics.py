@@ -92,9 +92,10 @@ def test_correlations_stay_inside_the_fit_part(toy: Dataset, broken: MakeDataset
 
 def test_a_feature_that_knows_the_level_goes_with_the_targets(toy: Dataset) -> None:
     level, noise = one(toy, "log_har_24h"), one(toy, "basis_bps")
-    assert [(item.target, item.horizon) for item in level.relations][:2] == [
+    assert [(item.target, item.horizon) for item in level.relations][:3] == [
         ("variance", "1h"),
         ("mae_down", "1h"),
+        ("direction", "1h"),
     ]
     assert 0.5 < (level.relations[0].correlation or 0.0) < 0.9
     assert abs(noise.relations[0].correlation or 0.0) < 0.05

@@ -12,10 +12,9 @@ import pytest
 from riskml.errors import DataError
 from riskml.features.assemble import assemble_inputs
 from riskml.features.evaluate import evaluate_features
-from riskml.features.nodes import Lag, Rolling, walk
+from riskml.features.nodes import PRESENCE_INPUT, Lag, Rolling, walk
 from riskml.scoring import Scorer
 from riskml.scoring.live import KEEP_BARS, LiveFeatures
-from riskml.scoring.stream import PRESENCE_INPUT
 from riskml.units import HOUR
 
 from .conftest import N_HISTORY, SYMBOLS, Feed, make_feed, slot

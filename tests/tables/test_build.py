@@ -110,7 +110,6 @@ def test_nothing_at_or_after_the_end_changes_the_dataset(lake, built, tmp_path, 
     assert files_of(Path(cut)) == files_of(Path(longer))
 
 
-@pytest.mark.slow
 def test_cores_share_the_time_of_long_ranges_and_the_markets_of_short_ones():
     day = 86_400_000_000
     assert chunks.workers_for(2, 8 * 365 * day, 180 * day) == 2
@@ -154,6 +153,8 @@ def test_a_folder_that_is_not_a_dataset_is_left_alone(lake, tmp_path):
         ({"start": "2001-01-01", "end": "2001-01-05"}, DataError, "no 4h bar of sim:BTC"),
         ({"start": "2024-03-01", "end": "2024-03-01"}, DataError, "no 4h bar closes between"),
         ({"horizons": ("5h",)}, ConfigError, "not a whole number"),
+        ({"stress": StressSpec(window="6h")}, ConfigError, "6h is not a whole number of 4h bars"),
+        ({"stress": StressSpec(cool_down="9h")}, ConfigError, "9h is not a whole number of 4h bars"),
         ({"jobs": 0}, ConfigError, "jobs is at least 1"),
     ],
 )

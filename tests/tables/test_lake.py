@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from riskml.errors import ContractError, DataError
+from riskml.errors import ConflictError, ContractError, DataError
 from riskml.markets import Market
 from riskml.tables import lake as lake_module
 from riskml.tables.contracts import enforce, schema
 from riskml.tables.lake import Lake
+from riskml.tables.merging import LISTED
 from riskml.units import DAY, HOUR, MINUTE
 
 
@@ -94,6 +95,16 @@ def test_a_row_that_contradicts_a_stored_one_is_refused_and_nothing_is_written(l
     assert caught.value.row == 2
     assert caught.value.market == "binance:BTC"
     assert tree(lake) == before
+
+
+def test_of_many_contradicting_rows_the_first_are_described_and_all_are_counted(lake, rows):
+    n = 24 * 400  # two years: two files
+    lake.write("bars", rows.bars([100.0] * n))
+    with pytest.raises(ConflictError, match="9,600 rows of 'bars' differ from the stored ones") as caught:
+        lake.write("bars", rows.bars([99.5] * (n + 1)))
+    assert caught.value.rows == list(range(n))
+    assert [problem.row for problem in caught.value.problems] == list(range(LISTED))
+    assert caught.value.problems[-1].message.endswith("; and 9,500 more rows like it")
 
 
 def test_a_value_that_was_missing_is_no_reason_to_overwrite(lake, rows):

@@ -172,6 +172,9 @@ def test_a_fall_over_an_outage_is_not_known():
         ({"window": "soon"}, "is not a duration"),
         ({"drop": 0.0}, "have to be positive"),
         ({"sigmas": math.nan}, "have to be positive"),
+        ({"sigmas": math.inf}, "have to be positive"),
+        ({"drop": math.inf}, "have to be positive"),
+        ({"depth_history": "30m"}, "hold no whole window of 1h"),
         ({"liquidation_quantile": 1.0}, "lie between 0 and 1"),
         ({"depth_collapse": -0.1}, "lie between 0 and 1"),
     ],
@@ -179,3 +182,34 @@ def test_a_fall_over_an_outage_is_not_known():
 def test_a_definition_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         StressSpec(**options)
+
+
+def test_a_definition_is_read_from_pairs_and_keeps_the_defaults_of_the_rest():
+    assert StressSpec.parse("") == StressSpec()
+    assert StressSpec.parse("sigmas=6, window=4h") == StressSpec(sigmas=6.0, window="4h")
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("dorp=0.05", ["there is no 'dorp'. Did you mean 'drop'?"]),
+        ("drop=3%,drop=0.03,sigma=8", ["drop has to be a number, not '3%'", "Did you mean 'sigmas'?"]),
+        ("drop=0.05,drop=0.06", ["'drop' is given twice"]),
+        ("drop", ["drop has to be a number, not ''"]),
+        ("drop=0.05,", ["there is no ''"]),
+    ],
+)
+def test_every_pair_that_cannot_be_read_is_named(text, messages):
+    with pytest.raises(ConfigError, match=r"there is no|a number|given twice|2 problems") as caught:
+        StressSpec.parse(text)
+    found = [problem.message for problem in caught.value.problems]
+    assert len(found) == len(messages)
+    assert all(message in line for message, line in zip(messages, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("drop=nan", "have to be positive"), ("window=", "is not a dur")]
+)
+def test_values_out_of_range_are_refused_when_they_are_read(text, message):
+    with pytest.raises(ConfigError, match=message):
+        StressSpec.parse(text)

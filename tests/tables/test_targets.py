@@ -117,6 +117,20 @@ def test_at_quarter_hours_an_onset_is_a_drop_within_the_hour():
     found = onsets(close, high, low, ts, "15m")
     assert np.flatnonzero(found[:, 0] == 1.0).tolist() == [1002, 1003, 1004, 1005]
     assert np.nansum(found[:, 1]) == 0.0
+    # The flags' hours begin with bars 998 to 1001: no later one has them ahead.
+    ahead = targets(close, high, low, ts, "15m", ("30m", "1h", "2h")).stress[:, 0]
+    assert np.flatnonzero(ahead[:, 1] == 1.0).tolist() == list(range(998, 1002))
+    assert np.flatnonzero(ahead[:, 2] == 1.0).tolist() == list(range(994, 1002))
+    assert np.isnan(ahead[:, 0]).all(), "no whole hour lies within half an hour"
+
+
+def test_what_fell_before_a_bar_is_no_stress_ahead_of_it():
+    close, high, low = _market(4 * 24 * 12, 0.0005)
+    low[1000] *= 0.9
+    ts = np.arange(1, len(close) + 1, dtype=np.int64) * (HOUR // 4)
+    found = targets(close, high, low, ts, "15m", ("1h", "8h")).stress[:, 0]
+    assert found[999].tolist() == [1.0, 1.0]
+    assert (found[1000:1050] == 0.0).all(), "bars 1000 to 1003 are flagged still"
 
 
 def test_the_past_of_a_bar_changes_none_of_its_excursions():

@@ -15,7 +15,7 @@ import pandas as pd
 from bench_inputs import INTERVAL, InputFolder, n_columns
 from digest import Digest
 
-from riskml.features import expr as e
+from riskml.features import nodes as e
 from riskml.features.catalog import CATALOG
 from riskml.features.weights import axis_weights
 from riskml.units import HOUR, duration_us

@@ -114,7 +114,7 @@ def _market_wide(file: VendorFile, data: pa.Table, time: str, pattern: re.Patter
         if asset is None:
             continue
         values = data.column(name).cast(pa.float64()).combine_chunks()
-        keep = pc.fill_null(pc.greater(values, 0.0), False)
+        keep = pc.fill_null(pc.not_equal(values, 0.0), False)
         zeros += pc.sum(pc.fill_null(pc.equal(values, 0.0), False)).as_py() or 0
         parts.append(_supply(file, ts.filter(keep), ALL_CHAINS, asset, values.filter(keep)))
     skipped = (Skip(file.relative, "a capitalisation of zero: not counted yet", zeros),) if zeros else ()

@@ -37,6 +37,9 @@ def read_csv(table: str, file: Path, where: str) -> pa.Table:
     """
     spec = contract(table)
     types = {column.name: arrow_type(column.kind) for column in spec.columns if column.kind != "time"}
+    header = _header(file)
+    if len(set(header)) < len(header):  # enforce() says which, and no column of that name can be asked for
+        return pa.table([pa.array([], pa.null())] * len(header), names=header)
     options = pcsv.ConvertOptions(column_types=types, strings_can_be_null=False)
     try:
         data = pcsv.read_csv(file, read_options=_READ, convert_options=options)
@@ -56,6 +59,11 @@ def read_csv(table: str, file: Path, where: str) -> pa.Table:
             cells = pa.array([cell or None for cell in data.column(column.name).to_pylist()], pa.string())
             data = _replace(data, column.name, pa.chunked_array([cells.cast(types[column.name])]))
     return data
+
+
+def _header(file: Path) -> list[str]:
+    with pcsv.open_csv(file, read_options=_READ) as reader:
+        return list(reader.schema.names)
 
 
 def _with_times(spec: TableContract, data: pa.Table) -> pa.Table:

@@ -20,7 +20,7 @@ from riskml.errors import DataError, Problem, RiskmlError, nearest
 from riskml.tables.ingest.freqtrade_file import FreqtradeFile, classify
 from riskml.tables.ingest.gather import FileRows, Gathering, find_files, nothing_taken
 from riskml.tables.ingest.report import IngestReport, Progress
-from riskml.tables.ingest.vendor_file import Skip, make_rows
+from riskml.tables.ingest.vendor_file import Skip, make_rows, usual_step
 from riskml.tables.lake import Lake
 from riskml.units import DAY, HOUR, MINUTE, SECOND, duration_us
 
@@ -148,6 +148,10 @@ def _candles(run: Gathering, file: FreqtradeFile, data: pa.Table) -> pa.Table:
     """Bars, or mark or index prices; candles off the grid and an unfinished last one stay out."""
     interval = duration_us(file.timeframe)
     opens = data.column("date").to_numpy()
+    step = usual_step(opens)
+    if step is not None and step != interval:
+        found = f"most are {step / HOUR:g} h apart"
+        _refuse(file, "wrong-interval", f"candles of {file.timeframe} are expected, {found}")
     on_grid = opens % min(interval, DAY) == 0
     run.note(file.candle or "spot", "candles that do not start on their interval's grid", _false(on_grid))
     written = int(file.path.stat().st_mtime * SECOND)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from riskml.arrays import Bool1D, Int1D
 from riskml.contracts import contract
-from riskml.errors import ContractError, DataError, Problem, RiskmlError
+from riskml.errors import ConflictError, DataError, Problem, RiskmlError
 from riskml.tables.contracts import as_arrays, drop_invalid, empty, from_arrays
 from riskml.tables.ingest.report import IngestReport
 from riskml.tables.ingest.symbols import Instrument
@@ -117,13 +117,11 @@ class Gathering:
         """Write rows; the ones that the lake has with other values are told. Returns the others."""
         try:
             result = self.lake.write(table, data)
-        except ContractError as error:
-            rows = [problem.row for problem in error.problems if problem.code == "conflicting-row"]
-            if len(rows) != len(error.problems):
-                raise
-            self.problems.append(_conflict(error.problems, table, market))
-            self.count("rows_dropped", len(rows))
-            data = data.take(pa.array(np.delete(np.arange(data.num_rows), np.array(rows, np.int64))))
+        except ConflictError as error:
+            self.problems.append(_conflict(error, table, market))
+            self.count("rows_dropped", len(error.rows))
+            conflicting = np.asarray(error.rows, np.int64)
+            data = data.take(pa.array(np.delete(np.arange(data.num_rows), conflicting)))
             result = self.lake.write(table, data)
         self.count(table, result.rows_added)
         self.count("rows_added", result.rows_added)
@@ -250,9 +248,9 @@ def _differ(data: pa.Table, first: Int1D, later: Int1D) -> Bool1D:
     return differs
 
 
-def _conflict(problems: Sequence[Problem], table: str, market: str) -> Problem:
+def _conflict(error: ConflictError, table: str, market: str) -> Problem:
     """One problem for all rows that are stored with other values: a year of them is one finding."""
-    first = problems[0]
-    message = f"{first.message} ({len(problems)} such rows; the stored ones stay)"
+    first = error.problems[0]
+    message = f"{first.message} ({len(error.rows)} such rows; the stored ones stay)"
     fix = "use one source per market and lake, and give mark and index files to one ingest"
     return Problem(first.code, message, fix, table, market, None, first.partition)

@@ -142,12 +142,15 @@ def _rates(file: VendorFile, rows: pd.DataFrame, sieve: Sieve) -> Adapted:
 def _liquidations(file: VendorFile, rows: pd.DataFrame, sieve: Sieve) -> Adapted:
     """One row per second, account, market and side: calls of one transaction are summed."""
     keys = ["ts", "symbol", "account_id", "side"]
-    rows = rows.groupby(keys, as_index=False)[["size", "notional_usd"]].sum()
+    grouped = rows.groupby(keys)
+    sums = grouped[["size", "notional_usd"]].sum()
+    sums["size"] = sums["size"].where(grouped["size"].count() == grouped.size())  # one unknown: all unknown
+    rows = sums.reset_index()
     price = rows["notional_usd"] / rows["size"]
     columns = {
         "venue": str(file.source.options["venue"]),
         **{name: pa.array(rows[name].astype(str).to_numpy(object), pa.string()) for name in keys[1:]},
-        "size": pa.array(rows["size"]),
+        "size": pa.array(rows["size"], from_pandas=True),
         "price": pa.array(price.where(np.isfinite(price)), from_pandas=True),
         "notional_usd": pa.array(rows["notional_usd"]),
     }

@@ -14,7 +14,15 @@ import pyarrow.compute as pc
 
 from riskml.errors import ContractError
 from riskml.tables.ingest.symbols import Instrument, parse_symbol
-from riskml.tables.ingest.vendor_file import Adapted, Skip, VendorFile, make_rows, read_vendor, times_us
+from riskml.tables.ingest.vendor_file import (
+    Adapted,
+    Skip,
+    VendorFile,
+    bar_ends,
+    make_rows,
+    read_vendor,
+    times_us,
+)
 from riskml.units import duration_us
 
 _OHLC = ("open", "high", "low", "close")
@@ -27,7 +35,7 @@ def bars(file: VendorFile) -> Adapted:
     instrument = _instrument(file)
     columns: dict[str, Any] = {name: data.column(name) for name in (*_OHLC, "volume")}
     columns |= {name: data.column(name) for name in _BAR_EXTRAS if name in data.column_names}
-    rows = make_rows("bars", _closes(file, data), file.source.lag_us, _market(file, instrument) | columns)
+    rows = make_rows("bars", bar_ends(file, data), file.source.lag_us, _market(file, instrument) | columns)
     return Adapted({"bars": rows}, (instrument,))
 
 
@@ -36,7 +44,7 @@ def marks(file: VendorFile) -> Adapted:
     data = read_vendor(file, ("ts", *_OHLC))
     instrument = _instrument(file)
     columns = {f"mark_{name}": data.column(name) for name in _OHLC}
-    rows = make_rows("marks", _closes(file, data), file.source.lag_us, _market(file, instrument) | columns)
+    rows = make_rows("marks", bar_ends(file, data), file.source.lag_us, _market(file, instrument) | columns)
     return Adapted({"marks": rows}, (instrument,))
 
 
@@ -71,7 +79,7 @@ def open_interest(file: VendorFile) -> Adapted:
     names = [name for name in ("open_interest", "open_interest_usd") if name in data.column_names]
     columns: dict[str, Any] = {"venue": instrument.venue, "symbol": instrument.symbol}
     columns |= {name: data.column(name) for name in names}
-    rows = make_rows("open_interest", _closes(file, data), file.source.lag_us, columns)
+    rows = make_rows("open_interest", bar_ends(file, data), file.source.lag_us, columns)
     return Adapted({"open_interest": rows}, (instrument,))
 
 
@@ -115,7 +123,7 @@ def liquidation_totals(file: VendorFile) -> Adapted:
     data = read_vendor(file, ("ts", "long_liq_usd", "short_liq_usd"))
     instrument = parse_symbol(f"{file.parts['symbol']}USDT", file.parts["venue"])
     venue = file.parts["venue"] + str(file.source.options.get("venue_suffix", ""))
-    ts = _closes(file, data)
+    ts = bar_ends(file, data)
     sides = [
         make_rows(
             "liquidations",
@@ -140,7 +148,3 @@ def _instrument(file: VendorFile) -> Instrument:
 
 def _market(file: VendorFile, instrument: Instrument) -> dict[str, Any]:
     return {"venue": instrument.venue, "symbol": instrument.symbol, "interval": file.parts["interval"]}
-
-
-def _closes(file: VendorFile, data: pa.Table) -> pa.Array:
-    return pc.add(times_us(file, data, "ts"), duration_us(file.parts["interval"]))

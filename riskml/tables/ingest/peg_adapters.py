@@ -18,6 +18,7 @@ from riskml.tables.ingest.vendor_file import (
     Adapted,
     Sieve,
     VendorFile,
+    bar_ends,
     make_rows,
     numbers,
     read_vendor,
@@ -38,8 +39,7 @@ def stablecoin_spot(file: VendorFile) -> Adapted:
         "asset": pegged_name(asset) or asset,
         "price_usd": data.column("close"),
     }
-    ts = pc.add(times_us(file, data, "ts"), duration_us(file.parts["interval"]))
-    return Adapted({"pegs": make_rows("pegs", ts, file.source.lag_us, columns)})
+    return Adapted({"pegs": make_rows("pegs", bar_ends(file, data), file.source.lag_us, columns)})
 
 
 def peg_windows(file: VendorFile) -> Adapted:

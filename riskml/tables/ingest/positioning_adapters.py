@@ -21,6 +21,7 @@ from riskml.tables.ingest.vendor_file import (
     Adapted,
     Sieve,
     VendorFile,
+    bar_ends,
     make_rows,
     numbers,
     read_vendor,
@@ -83,15 +84,12 @@ def taker_flow(file: VendorFile) -> Adapted:
     pair = next((names for names in _FLOW_COLUMNS if names[0] in data.column_names), _FLOW_COLUMNS[0])
     data = _with_columns(file, data, pair)
     options = file.source.options
-    ts = times_us(file, data, "ts")
-    interval = str(options.get("covers", file.parts["interval"]))
-    if "covers" not in options:
-        ts = pc.add(ts, duration_us(interval))
+    ts = times_us(file, data, "ts") if "covers" in options else bar_ends(file, data)
     names = ("buy_volume", "sell_volume") if options["unit"] == "base" else ("buy_usd", "sell_usd")
     columns: dict[str, Any] = {
         "venue": _venue(file),
         "symbol": _coin(file).symbol,
-        "interval": interval,
+        "interval": str(options.get("covers", file.parts["interval"])),
         names[0]: data.column(pair[0]),
         names[1]: data.column(pair[1]),
     }
@@ -131,7 +129,7 @@ def open_interest_totals(file: VendorFile) -> Adapted:
         "symbol": _coin(file).symbol,
         column: data.column("oi_close"),
     }
-    rows = make_rows("open_interest", _ends(file, data), file.source.lag_us, columns)
+    rows = make_rows("open_interest", bar_ends(file, data), file.source.lag_us, columns)
     return Adapted({"open_interest": rows})
 
 
@@ -144,7 +142,7 @@ def funding_weighted(file: VendorFile) -> Adapted:
         "rate": pc.divide(data.column("close"), 100.0),
         "interval_h": 8.0,
     }
-    return Adapted({"funding": make_rows("funding", _ends(file, data), file.source.lag_us, columns)})
+    return Adapted({"funding": make_rows("funding", bar_ends(file, data), file.source.lag_us, columns)})
 
 
 def funding_hourly(file: VendorFile) -> Adapted:
@@ -215,10 +213,11 @@ def _closes_known(file: VendorFile, ts: TimeUs) -> Float1D:
             continue
         bars = pq.read_table(path, columns=["ts", "close"])
         times = bars.column("ts").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-        ends: AnyArray = times + duration_us(interval)
+        order = np.argsort(times, kind="stable")
+        ends: AnyArray = times[order] + duration_us(interval)
         place = np.searchsorted(ends, ts, side="right") - 1
         usable = (place >= 0) & (ts - ends[np.maximum(place, 0)] <= _PRICE_AGE) & np.isnan(out)
-        out[usable] = bars.column("close").to_numpy()[place[usable]]
+        out[usable] = bars.column("close").to_numpy()[order[place[usable]]]
     return out
 
 
@@ -231,10 +230,6 @@ def _coin(file: VendorFile) -> Instrument:
 def _venue(file: VendorFile) -> str:
     """The venue that the source states, else the one in the file's path."""
     return str(file.source.options.get("venue") or file.parts["venue"])
-
-
-def _ends(file: VendorFile, data: pa.Table) -> pa.Array:
-    return pc.add(times_us(file, data, "ts"), duration_us(file.parts["interval"]))
 
 
 def _with_columns(file: VendorFile, data: pa.Table, names: tuple[str, ...]) -> pa.Table:

@@ -13,6 +13,7 @@ from typing import Any
 
 from riskml.errors import ContractError, Problem
 from riskml.facts import load_facts
+from riskml.markets import venue_kind
 from riskml.tables.names import INVERSE
 
 _SEPARATED = re.compile(r"[A-Za-z0-9]+[-_/]USD")
@@ -97,8 +98,7 @@ def is_spot(venue: str) -> bool:
     >>> is_spot("binance_spot"), is_spot("never_seen_spot"), is_spot("binance")
     (True, True, False)
     """
-    facts = load_facts("venues")["venue"].get(venue)
-    return venue.endswith("_spot") if facts is None else facts["kind"] == "spot"
+    return venue_kind(venue) == "spot"
 
 
 def _is_inverse(name: str, facts: dict[str, Any]) -> bool:

@@ -72,6 +72,8 @@ ADAPTERS: dict[str, Callable[[VendorFile], Adapted]] = {
 }
 """Adapter by the name that ``facts/sources.toml`` gives."""
 
+_UNUSABLE = (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError)
+"""What the libraries raise on cells of a kind that no adapter expects, such as a null name."""
 _NOT_DATA = {"README.md", "MANIFEST.csv"}
 
 
@@ -163,6 +165,9 @@ def _ingest_group(run: _Run, files: list[VendorFile]) -> None:
         except RiskmlError as error:
             run.problems += error.problems or (_as_problem(file, error),)
             continue
+        except _UNUSABLE as error:
+            run.problems.append(_unusable(file, error))
+            continue
         run.skipped += adapted.skipped
         run.problems += adapted.problems
         if not adapted.skipped and not any(data.num_rows for data in adapted.rows.values()):
@@ -215,6 +220,15 @@ def _write_instruments(run: _Run) -> None:
     columns["contract_multiplier"] = np.array([instrument.contract_multiplier for instrument, _ in fresh])
     columns["ts"] = columns["known_at"] = columns["listing"] = np.array([ts for _, ts in fresh], np.int64)
     run.count("instruments", run.lake.write("instruments", from_arrays("instruments", columns)).rows_added)
+
+
+def _unusable(file: VendorFile, error: Exception) -> Problem:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    message = f"{file.relative} holds cells that source '{file.source.name}' cannot use: {reason}"
+    fix = "fetch the file again, or add a source for its form to facts/sources.toml"
+    return Problem(
+        "bad-file", message, fix, file.source.table, file.parts.get("symbol"), partition=file.relative
+    )
 
 
 def _as_problem(file: VendorFile, error: RiskmlError) -> Problem:

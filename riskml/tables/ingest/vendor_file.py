@@ -14,12 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from riskml.arrays import AnyArray, Bool1D
+from riskml.arrays import AnyArray, Bool1D, TimeUs
 from riskml.errors import ContractError, DataError, Problem, nearest
 from riskml.facts import load_facts
 from riskml.tables.contracts import TIME, schema
 from riskml.tables.ingest.symbols import Instrument
-from riskml.units import duration_us
+from riskml.units import HOUR, duration_us
+
+_KINDS = {
+    "timestamp": ("ts", "time", "date", "snapshot_time"),
+    "text": (
+        *("user", "account", "coin", "coins", "symbol", "asset", "chain", "bridge", "venue", "pair"),
+        *("window", "collateral", "collateral_symbol", "debt_symbol"),
+    ),
+    "flag": ("active", "frozen", "paused"),
+    "name": ("account_id",),
+}
+"""Columns of vendor files that hold no numbers, by what they hold; a name is text or a number."""
+_STEPS_TELL = 3
+"""From so many steps on the most frequent one says how far apart rows are."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ def read_vendor(file: VendorFile, required: tuple[str, ...]) -> pa.Table:
     Raises
     ------
     DataError : the file is truncated or no Parquet.
-    ContractError : a required column is missing.
+    ContractError : a required column is missing, or is not of the kind that its name says.
     """
     try:
         with pq.ParquetFile(file.path) as handle:
@@ -162,9 +175,40 @@ def read_vendor(file: VendorFile, required: tuple[str, ...]) -> pa.Table:
         for name in required
         if name not in data.column_names
     ]
+    problems += [
+        _wrong_type(file, name, f"{kind}s", str(data.schema.field(name).type))
+        for name in required
+        if name in data.column_names and not _is_kind(data.schema.field(name).type, kind := _kind(name))
+    ]
     if problems:
         raise ContractError.from_problems(problems, f"{file.relative} is not of its source's form")
     return data
+
+
+def _kind(column: str) -> str:
+    return next((kind for kind, names in _KINDS.items() if column in names), "number")
+
+
+def _is_kind(found: pa.DataType, kind: str) -> bool:
+    types = pa.types
+    if kind == "timestamp":
+        return bool(types.is_timestamp(found))
+    if kind == "flag":
+        return bool(types.is_boolean(found))
+    if types.is_null(found):  # a column without a single value
+        return True
+    is_number = bool(types.is_floating(found) or types.is_integer(found))
+    if types.is_dictionary(found):
+        found = found.value_type
+    is_text = bool(types.is_string(found) or types.is_large_string(found))
+    return {"number": is_number, "text": is_text, "name": is_text or is_number}[kind]
+
+
+def _wrong_type(file: VendorFile, column: str, wanted: str, found: str) -> Problem:
+    message = f"{file.relative}: column '{column}' has to hold {wanted}, found {found}"
+    market = file.parts.get("symbol")
+    fix = "fetch the file again"
+    return Problem("wrong-type", message, fix, file.source.table, market, partition=file.relative)
 
 
 def times_us(file: VendorFile, data: pa.Table, column: str) -> pa.Array:
@@ -177,15 +221,45 @@ def times_us(file: VendorFile, data: pa.Table, column: str) -> pa.Array:
     times = data.column(column).combine_chunks()
     if not pa.types.is_timestamp(times.type) or times.null_count:
         found = "null" if pa.types.is_timestamp(times.type) else str(times.type)
-        problem = Problem(
-            "wrong-type",
-            f"{file.relative}: column '{column}' has to hold timestamps, found {found}",
-            "fetch the file again",
-            file.source.table,
-            file.parts.get("symbol"),
+        raise ContractError.from_problems([_wrong_type(file, column, "timestamps", found)], file.relative)
+    # Parts of a microsecond carry nothing; times that leave the range of int64 are an error.
+    is_safe = times.type.unit != "ns"
+    return times.cast(pa.timestamp("us", tz=times.type.tz), safe=is_safe).cast(pa.int64())
+
+
+def bar_ends(file: VendorFile, data: pa.Table) -> pa.Array:
+    """When the bars of a file end, which stamps them with their open: int64 microseconds.
+
+    Raises
+    ------
+    ContractError : as :func:`times_us`, and code ``wrong-interval`` where the rows are
+        not as far apart as the file's name says.
+    """
+    opens, interval = times_us(file, data, "ts"), duration_us(file.parts["interval"])
+    step = usual_step(opens.to_numpy())
+    if step is not None and step != interval:
+        message = (
+            f"{file.relative}: rows every {file.parts['interval']} are expected,"
+            f" most are {step / HOUR:g} h apart"
         )
+        fix = "name the file after the interval of its rows, one interval per file"
+        table, market = file.source.table, file.parts.get("symbol")
+        problem = Problem("wrong-interval", message, fix, table, market, partition=file.relative)
         raise ContractError.from_problems([problem], file.relative)
-    return times.cast(pa.timestamp("us", tz=times.type.tz)).cast(pa.int64())
+    return pc.add(opens, interval)
+
+
+def usual_step(times: TimeUs) -> int | None:
+    """The most frequent distance between times, in microseconds; None for fewer than four times.
+
+    >>> usual_step(np.array([0, 5, 10, 30, 35]))
+    5
+    """
+    steps = np.diff(np.unique(times))
+    if steps.size < _STEPS_TELL:
+        return None
+    values, counts = np.unique(steps, return_counts=True)
+    return int(values[np.argmax(counts)])
 
 
 def make_rows(table: str, ts_us: pa.Array, lag_us: int, columns: Mapping[str, Any]) -> pa.Table:

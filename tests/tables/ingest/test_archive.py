@@ -136,6 +136,36 @@ def test_a_directory_that_would_fill_the_memory_is_refused(target):
     assert refusal(target, bytes(raw))[0] == "unsafe-archive"
 
 
+def test_a_member_that_the_end_of_the_directory_hides_is_found(target):
+    raw = bytearray(packed((EXPECTED, CSV), ("../evil", b"x")))
+    end = raw.rindex(b"PK\x05\x06")
+    raw[end + 8 : end + 12] = struct.pack("<HH", 1, 1)
+    code, message = refusal(target, bytes(raw))
+    assert (code, "found 2 members" in message) == ("unsafe-archive", True)
+
+
+def test_a_local_name_that_differs_from_the_directory_is_refused(target):
+    raw = bytearray(GOOD)
+    local = raw.index(b"PK\x03\x04")
+    raw[local + 30 : local + 33] = b"../"
+    code, message = refusal(target, bytes(raw))
+    assert (code, "File name in directory" in message) == ("damaged-file", True)
+
+
+def test_a_packed_size_that_is_made_up_does_not_pass_the_ratio(target):
+    raw = bytearray(packed((EXPECTED, b"0" * (64 << 20))))
+    for start, offset in ((raw.index(b"PK\x03\x04"), 18), (raw.index(b"PK\x01\x02"), 20)):
+        raw[start + offset : start + offset + 4] = struct.pack("<L", 16 << 20)
+    assert refusal(target, bytes(raw))[0] == "damaged-file"
+
+
+def test_an_end_record_inside_a_comment_does_not_hide_the_real_one(target):
+    end = GOOD.rindex(b"PK\x05\x06")
+    fake = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 60, 0, 0)
+    raw = GOOD[: end + 20] + struct.pack("<H", len(fake)) + fake
+    assert refusal(target, raw)[0] == "damaged-file"
+
+
 def test_zip64_is_refused(target):
     end = GOOD.rindex(b"PK\x05\x06")
     locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 1)

@@ -61,6 +61,18 @@ def test_an_hourly_gas_file_may_hold_a_daily_chain(make, vendor, read):
     assert iso(rows[0], "known_at") == "2024-01-01T02:00"
 
 
+def test_a_capitalisation_below_zero_is_told_and_never_taken(make, vendor, tmp_path):
+    make.put(
+        vendor,
+        "flows/stablecoin_mcap_daily_coinglass",
+        ts=make.stamps(0, 24),
+        usdc_mcap_usd=[-5.0, 30.0],
+    )
+    report = ingest("vendor", vendor, tmp_path / "lake")
+    assert [(problem.code, problem.row) for problem in report.problems] == [("wrong-sign", 0)]
+    assert (report.counts["flows"], report.counts["rows_dropped"]) == (1, 1)
+
+
 def test_supply_over_all_chains_stands_apart_from_that_of_single_chains(make, vendor, tmp_path, read):
     make.put(
         vendor,

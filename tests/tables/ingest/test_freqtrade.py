@@ -266,6 +266,22 @@ def test_wrong_columns_and_values_are_told(data, lake, columns, code, message):
     assert (problem.code, message in problem.message) == (code, True)
 
 
+@pytest.mark.parametrize(("step", "found"), [(0.25, "0.25 h"), (4, "4 h")])
+def test_candles_of_another_interval_than_the_name_says_are_refused(data, lake, step, found):
+    """Quarter hours in a file of hours would give every fourth one as an hour."""
+    hours = tuple(step * k for k in range(16))
+    put(data, "binance/futures/BTC_USDT_USDT-1h-futures.feather", hours)
+    problem = only_problem(data, lake)
+    assert (problem.code, problem.market) == ("wrong-interval", "binance:BTC/USDT:USDT")
+    assert f"candles of 1h are expected, most are {found} apart" in problem.message
+
+
+def test_holes_do_not_make_another_interval(data, lake):
+    put(data, "binance/futures/BTC_USDT_USDT-1h-futures.feather", (0, 1, 2, 5, 9, 10, 30))
+    run(data, lake)
+    assert lake.read("bars").num_rows == 7
+
+
 def test_a_missing_column_is_told_with_the_nearest_name(data, lake):
     path = put(data, "binance/futures/BTC_USDT_USDT-1h-futures.feather")
     rows = pyarrow.feather.read_table(path).rename_columns(["date", "open", "high", "low", "Close", "volume"])

@@ -64,6 +64,20 @@ def test_calls_of_one_second_and_account_are_one_row(make, vendor, read):
     assert (row["notional_usd"], row["size"], row["price"]) == (210.0, 4.0, 52.5)
 
 
+def test_an_unknown_amount_is_an_unknown_size_and_never_zero(make, vendor, read):
+    put_loans(
+        make,
+        vendor,
+        time=make.stamps(0, 0, 1),
+        collateral_usd=[104.0, 106.0, 105.0],
+        collateral_amount=[2.0, None, None],
+    )
+    assert [(row["size"], row["price"], row["notional_usd"]) for row in read("liquidations")] == [
+        (None, None, 210.0),
+        (None, None, 105.0),
+    ]
+
+
 def test_collateral_events_are_longs_of_the_wrapped_asset(make, vendor, tmp_path, read):
     make.put(
         vendor,

@@ -63,6 +63,13 @@ def test_a_finer_bar_tells_the_price_where_the_hourly_one_has_a_hole(make, vendo
     assert [row["bid_usd"] for row in read("depth")] == [20.0, 60.0]
 
 
+def test_depth_takes_the_newest_bar_whatever_the_order_of_the_file(make, vendor, read):
+    prices = {name: [40.0, 10.0, 20.0] for name in ("open", "high", "low", "close")}
+    make.put(vendor, "bars/binance/SOLUSDT_1h", ts=make.stamps(2, 0, 1), volume=[1.0] * 3, **prices)
+    put_depth(make, vendor, [1.0] * 3, [1.0] * 3, hours=(1, 2, 3))
+    assert [row["bid_usd"] for row in read("depth")] == [10.0, 20.0, 40.0]
+
+
 def test_a_book_that_lost_one_side_is_left_out(make, vendor, tmp_path):
     make.put_bars(vendor, "bars/binance/XRPUSDT_1h")
     put_depth(make, vendor, [31.7, 1000.0], [1.2e7, 6000.0], hours=(1, 2), symbol="XRPUSDT")
