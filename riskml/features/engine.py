@@ -112,7 +112,14 @@ class FeatureStream:
         """Add columns for markets that have had no bar so far, as on the day of a listing.
 
         The other markets' state does not change, and the reference stays what it is.
+
+        Raises
+        ------
+        DataError : a market is there already.
         """
+        known = [str(market) for market in new if market in self.markets]
+        if known:
+            raise DataError(f"{', '.join(known)} is a column already", fix="add a market once")
         self._stream.widen(new, 0 if self._clock.last is None else self._clock.next_bar)
 
     def adopt(self, other: FeatureStream, n_markets: int) -> None:
@@ -269,8 +276,20 @@ def result_array(out: Float3D | None, shape: tuple[int, int, int]) -> Float3D:
 
 
 def reference_columns(reference: Sequence[int] | None, n_markets: int) -> Int1D:
-    """Columns that define the cross-section; default all."""
-    return np.array(range(n_markets) if reference is None else list(reference), dtype=np.int64)
+    """Columns that define the cross-section; default all.
+
+    Raises
+    ------
+    DataError : a column that there is not, or one twice.
+    """
+    columns = np.array(range(n_markets) if reference is None else list(reference), dtype=np.int64)
+    strange = sorted({int(column) for column in columns if not 0 <= column < n_markets})
+    if strange or len(np.unique(columns)) < len(columns):
+        raise DataError(
+            f"the reference {columns.tolist()} has to name columns 0 to {n_markets - 1}, each once",
+            fix="pass the places of the markets that define the cross-section",
+        )
+    return columns
 
 
 def blocks(n_rows: int, width: int) -> list[tuple[int, int]]:

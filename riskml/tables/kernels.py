@@ -195,19 +195,25 @@ def roll_weighted(
         place += 1
         if place == size:
             place = 0
-            for k in range(size - 1, -1, -1):
-                power = powers[size - 1 - k]
-                for j in range(n_columns):
-                    finite = is_finite(ring[k, j])
-                    value = (ring[k, j] if finite else 0.0) * power
-                    mass = power if finite else 0.0
-                    if k == size - 1:
-                        ring[k, j], ring_weight[k, j] = value, mass
-                        ring_count[k, j] = 1 if finite else 0
-                    else:
-                        ring[k, j] = ring[k + 1, j] + value
-                        ring_weight[k, j] = ring_weight[k + 1, j] + mass
-                        ring_count[k, j] = ring_count[k + 1, j] + (1 if finite else 0)
+            _close_weighted(ring, ring_weight, ring_count, powers)
+
+
+@jit
+def _close_weighted(ring: Float2D, ring_weight: Float2D, ring_count: Int2D, powers: Float1D) -> None:
+    size, n_columns = ring.shape
+    for k in range(size - 1, -1, -1):
+        power = powers[size - 1 - k]
+        for j in range(n_columns):
+            finite = is_finite(ring[k, j])
+            value = (ring[k, j] if finite else 0.0) * power
+            mass = power if finite else 0.0
+            if k == size - 1:
+                ring[k, j], ring_weight[k, j] = value, mass
+                ring_count[k, j] = 1 if finite else 0
+            else:
+                ring[k, j] = ring[k + 1, j] + value
+                ring_weight[k, j] = ring_weight[k + 1, j] + mass
+                ring_count[k, j] = ring_count[k + 1, j] + (1 if finite else 0)
 
 
 @jit

@@ -19,6 +19,7 @@ from riskml.markets import Market
 from riskml.scoring.observe import check_rows
 from riskml.tables.compiled import CompiledOps
 from riskml.tables.contracts import enforce
+from riskml.tables.sharded import ShardedStream
 from riskml.units import HOUR, to_us
 
 INTERVAL = "12h"
@@ -165,6 +166,18 @@ def test_a_chain_input_needs_a_column_per_chain():
     names = {name: np.ones((1, 1)) for name in chosen[0].inputs}
     with pytest.raises(DataError, match="a column per chain"):
         FeatureStream(chosen, BTC, interval="1h").push(np.array([HOUR]), names)
+
+
+@pytest.mark.parametrize("reference", [[1], [-1], [0, 0]])
+@pytest.mark.parametrize("make", [FeatureStream, ShardedStream])
+def test_a_reference_that_is_no_column_or_one_twice_is_refused(make, reference):
+    with pytest.raises(DataError, match=r"has to name columns 0 to 0, each once"):
+        make(select("cross_asset"), BTC, interval="1h", reference=reference)
+
+
+def test_a_market_is_added_once():
+    with pytest.raises(DataError, match="binance:BTC is a column already"):
+        make_stream().add_markets(BTC)
 
 
 def test_no_feature_at_all_is_refused():

@@ -157,7 +157,7 @@ PERIODS = [
         | {"long_account_skew"},
     ),
     # A stablecoin leaves its peg.
-    ("2023-03-01", "2023-04-05", Market("SOL", "binance"), 1, ACTIVITY | {"long_account_skew"}),
+    ("2023-03-01", "2023-04-05", Market("SOL", "binance"), 0, ACTIVITY | {"long_account_skew"}),
     # A fortnight without bars, then 7 and 5 hours; the tables of chains have ended.
     (
         "2025-07-14",

@@ -64,6 +64,15 @@ def test_names_that_are_no_safe_path_survive(lake, rows):
     assert lake.read("bars", symbols=["A/B=C"]).num_rows == 1
 
 
+@pytest.mark.parametrize("symbol", ["B" * 201, "\N{GREEK CAPITAL LETTER OMEGA}" * 34])
+def test_a_name_that_no_file_system_takes_is_refused_before_a_folder_appears(lake, rows, symbol):
+    with pytest.raises(ContractError, match="'symbol' may have 200 bytes as a part of a path"):
+        lake.write("bars", rows.bars([100.0], symbol=symbol))
+    assert not lake.path.exists()
+    lake.write("bars", rows.bars([100.0], symbol="B" * 200))
+    assert lake.read("bars").num_rows == 1
+
+
 def test_writing_twice_changes_no_byte_and_reports_nothing_new(lake, rows):
     data = rows.bars([100.0, 101.0, 102.0], trades=[float("nan"), 1.0, 2.0])
     first = lake.write("bars", data)

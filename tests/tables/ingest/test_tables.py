@@ -31,6 +31,21 @@ def test_parquet_and_csv_of_one_table_end_in_the_same_lake(source, tmp_path, row
     assert Lake(tmp_path / "lake").read("bars").equals(data)
 
 
+@pytest.mark.parametrize("name", ["ts", "venue", "close"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_that_appears_twice_is_told(source, tmp_path, rows, name, suffix):
+    data = rows.bars([100.0])
+    data = data.append_column(name, data.column(name))
+    path = source / f"bars.{suffix}"
+    if suffix == "csv":
+        pcsv.write_csv(data, path)
+    else:
+        pq.write_table(data, path)
+    with pytest.raises(ContractError, match=f"column '{name}' appears twice"):
+        ingest("tables", source, tmp_path / "lake")
+    assert not (tmp_path / "lake").exists()
+
+
 def test_csv_times_may_be_text_or_microseconds(source, tmp_path):
     header = "ts,known_at,venue,symbol,rate,interval_h\n"
     (source / "funding.csv").write_text(
