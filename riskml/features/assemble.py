@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Float1D, Float2D, Int2D, TimeUs
+from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Int2D, TimeUs
 from riskml.errors import DataError
 from riskml.features.asof import take
-from riskml.features.candidates import candidates, padded
+from riskml.features.candidates import candidates, padded, source_limit_us
 from riskml.features.events import EventSource
 from riskml.features.inputs import EXACT_KINDS, INPUTS, InputKind, InputSpec, column_values, input_spec
 from riskml.features.rows import Rows, TableRows
@@ -126,8 +126,8 @@ class _Source:
     """[n_candidates, n_columns] numbers of series in the table; -1 = none."""
     labels: Int2D
     """[n_candidates, n_columns] the candidates' assets as numbers; -1 = none."""
-    limit_us: int
-    """A row older than this is not used; exact kinds have no limit."""
+    limits_us: Int2D
+    """[n_candidates, n_columns] rows of the series older than this are not used, but for exact kinds."""
 
     @property
     def exact(self) -> bool:
@@ -140,7 +140,7 @@ class _Source:
             places = exact_places(self.table, self.series, slot)
         else:
             places = newest_places(self.table, self.series, slot)
-            places[self.table.ts[places] < slot - self.limit_us] = -1
+            places[self.table.ts[places] < slot - self.limits_us] = -1
         columns = _ColumnsAt(self.table, places)
         found = Found(lambda text: column_values(columns, text), columns.times, self.labels)
         return {spec.name: _finished(spec, value_of(spec, found), slot)[np.newaxis] for spec in self.specs}
@@ -153,11 +153,11 @@ class _Source:
             chosen = self.series[:, column] >= 0
             series = [self.table.series(number) for number in self.series[chosen, column].tolist()]
             if series:
-                fill(series, self.labels[chosen, column][:, np.newaxis], grid, column, out)
+                fill(series, chosen, grid, column, out)
         return out
 
     def _exact_column(
-        self, series: Sequence[Rows], labels: Int2D, grid: SlotGrid, column: int, out: Mapping[str, Float2D]
+        self, series: Sequence[Rows], chosen: Bool1D, grid: SlotGrid, column: int, out: Mapping[str, Float2D]
     ) -> None:
         places = [grid.exact(rows) for rows in series]
         if len(series) == 1:  # the rule of one candidate is the candidate
@@ -172,18 +172,21 @@ class _Source:
                 laid_out[number, slots] = series_values(series[number], text)[rows]
             return laid_out
 
-        found = Found(values, _no_times, labels)
+        found = Found(values, _no_times, self.labels[chosen, column][:, np.newaxis])
         for spec in self.specs:
             out[spec.name][:, column] = value_of(spec, found)
 
     def _newest_column(
-        self, series: Sequence[Rows], labels: Int2D, grid: SlotGrid, column: int, out: Mapping[str, Float2D]
+        self, series: Sequence[Rows], chosen: Bool1D, grid: SlotGrid, column: int, out: Mapping[str, Float2D]
     ) -> None:
+        limits = self.limits_us[chosen, column].tolist()
         ts = np.concatenate([rows.ts for rows in series])
         known_at = np.concatenate([rows.known_at for rows in series])
-        changes = grid.changes(ts, known_at, self.limit_us)
+        stale_from = np.concatenate([rows.ts + limit for rows, limit in zip(series, limits, strict=True)]) + 1
+        changes = grid.changes(ts, known_at, stale_from)
         repeats = grid.repeats(changes)
-        places = [rows.index.rows(grid.ts[changes], self.limit_us) for rows in series]
+        slots = grid.ts[changes]
+        places = [rows.index.rows(slots, limit) for rows, limit in zip(series, limits, strict=True)]
 
         def taken(columns: Iterable[AnyArray]) -> Float2D:
             return np.stack([take(values, rows) for values, rows in zip(columns, places, strict=True)])
@@ -191,7 +194,7 @@ class _Source:
         found = Found(
             lambda text: taken(series_values(rows, text) for rows in series),
             lambda: taken(rows.ts for rows in series),
-            labels,
+            self.labels[chosen, column][:, np.newaxis],
         )
         for spec in self.specs:
             value = np.repeat(value_of(spec, found), repeats)
@@ -259,7 +262,8 @@ def _source(
     assets = sorted({key.name for keys in choices for key in keys})
     series = padded([[table.numbers[key] for key in keys] for keys in choices])
     labels = padded([[assets.index(key.name) for key in keys] for keys in choices])
-    return _Source(tuple(specs), table.rows, series, labels, limit_us)
+    limits = padded([[min(limit_us, source_limit_us(key)) for key in keys] for keys in choices])
+    return _Source(tuple(specs), table.rows, series, labels, limits)
 
 
 def _nothing(specs: Sequence[InputSpec], shape: tuple[int, int]) -> dict[str, Float2D]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 
 from riskml.arrays import Int2D
+from riskml.facts import load_facts
 from riskml.features.inputs import InputKind, InputSpec
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.features.weights import axis_columns
 from riskml.markets import SPOT_SUFFIX, Market, venue_kind
+from riskml.units import duration_us
 
 
 def candidates(
@@ -23,6 +26,24 @@ def candidates(
         return _by(store.keys(spec.table), axis_columns("asset"), lambda key: key.name)
     choose = _OF_MARKET.get(spec.kind, _own_venue_first)
     return [list(choose(store, spec, market, interval)) for market in markets]
+
+
+_UNLIMITED = np.iinfo(np.int64).max // 4
+
+
+@cache
+def source_limit_us(key: SeriesKey) -> int:
+    """How long a value of the series' source stays good (``[limits]`` of ``facts/sources.toml``).
+
+    A source is a venue, and for tables of chains what the row names as its source. The input's own
+    limit holds where the source has none; the smaller of the two otherwise.
+    """
+    limits = load_facts("sources")["limits"].get(key.table, {})
+    source = key.place if key.table not in _OF_CHAINS else (key.detail or key.name)
+    return duration_us(limits[source]) if source in limits else _UNLIMITED
+
+
+_OF_CHAINS = ("flows", "chains")
 
 
 def padded(numbers: Sequence[Sequence[int]]) -> Int2D:

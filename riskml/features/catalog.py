@@ -41,7 +41,7 @@ CATALOG: tuple[Feature, ...] = (
 """Every feature."""
 
 _BY_NAME = {feature.name: feature for feature in CATALOG}
-_SEMANTICS = 2
+_SEMANTICS = 3
 """Raised when the meaning of an expression changes without its text changing."""
 
 
@@ -96,8 +96,9 @@ def missing_tables(features: Sequence[Feature], tables: Collection[str]) -> dict
 def fingerprint(features: Sequence[Feature], interval: str) -> str:
     """sha256 over everything that decides the features' values.
 
-    Covers names, order, units, expressions, the look-up of their inputs, the gap rule and the
-    interval, and the columns and weights of chains and stablecoins when a feature reads them; a
+    Covers names, order, units, expressions, the look-up of their inputs with the limits of its
+    sources, the gap rule and the interval, and the columns and weights of chains and stablecoins
+    when a feature reads them; a
     runtime whose own fingerprint differs must not be fed to a bundle.
     """
     inputs = [input_spec(name) for name in input_names(features)]
@@ -107,6 +108,11 @@ def fingerprint(features: Sequence[Feature], interval: str) -> str:
         "max_gap_bars": MAX_GAP_BARS,
         "features": [[feature.name, feature.unit, feature.expr.text] for feature in features],
         "inputs": [spec.text for spec in inputs],
+        "source_limits": {
+            table: limits
+            for table, limits in load_facts("sources")["limits"].items()
+            if table in {spec.table for spec in inputs}
+        },
     }
     if any(spec.axis in ("chain", "asset") for spec in inputs):
         definition["min_across_weight"] = MIN_ACROSS_WEIGHT

@@ -111,7 +111,7 @@ class EventSource:
         series = [self.table.series(number) for number in self.series[chosen].tolist()]
         ts = np.concatenate([rows.ts for rows in series])
         known = np.maximum(np.concatenate([rows.known_at for rows in series]), ts)
-        changes = grid.changes(ts, known, self.limit_us)
+        changes = grid.changes(ts, known, ts + self.limit_us + 1)
         is_alive = AsOfIndex(ts, known).rows(grid.ts[changes], self.limit_us) >= 0
         alive = np.repeat(is_alive, grid.repeats(changes))
         first = np.concatenate([np.diff(rows.ts, prepend=-1) != 0 for rows in series])

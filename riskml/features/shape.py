@@ -36,7 +36,11 @@ _CORWIN_SCHULTZ = 3.0 - 2.0 * math.sqrt(2.0)
 
 _high, _low, _close, _volume = column("high"), column("low"), column("close"), column("volume")
 
-hour_return: Expr = e.clip(e.total(bar_return, "1h") / e.lag(fast_sigma, "1h"), -_LIMIT, _LIMIT)
+_hour_hours: Expr = e.at_least(e.BarHours(), 1.0)
+"""Hours that a window of "1h" covers: one, or a bar where that is longer."""
+hour_return: Expr = e.clip(
+    e.total(bar_return, "1h") / (e.sqrt(_hour_hours) * e.lag(fast_sigma, "1h")), -_LIMIT, _LIMIT
+)
 """Return of an hour in sigmas known before it."""
 week_drawdown: Expr = e.clip(e.log(_close / e.maximum(_high, "7d")) / (_WEEK * fast_sigma), -_LIMIT, 0.0)
 """Distance below the high of 7 d in weekly sigmas, at most 0."""

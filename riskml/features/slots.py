@@ -58,18 +58,18 @@ class SlotGrid:
         chosen = np.flatnonzero(good)
         return slots[chosen], chosen + int(first)
 
-    def changes(self, ts: TimeUs, known_at: TimeUs, limit_us: int) -> Int1D:
+    def changes(self, ts: TimeUs, known_at: TimeUs, stale_from: TimeUs) -> Int1D:
         """Slots at which the newest usable row may be another one than before; 0 is always one.
 
         Parameters
         ----------
         ts, known_at : rows, in any order.
-        limit_us : a row older than this is not used.
+        stale_from : when each row is no longer used.
         """
         marks = np.zeros(len(self.ts) + 1, dtype=np.bool_)
         marks[0] = True
         marks[self.first_from(np.maximum(known_at, ts))] = True
-        marks[self.first_from(ts + limit_us + 1)] = True
+        marks[self.first_from(stale_from)] = True
         return np.flatnonzero(marks[:-1])
 
     def repeats(self, changes: Int1D) -> Int1D:

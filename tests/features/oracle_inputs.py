@@ -106,8 +106,8 @@ class LookUps:
 
     def _newest_of_market(self, spec: InputSpec, slot: int, market: Market) -> tuple[float, float]:
         """Value and hours since its ``ts``."""
-        for _, rows in self._market_series(spec, market):
-            row = newest(rows, slot, hours(spec.staleness))
+        for key, rows in self._market_series(spec, market):
+            row = newest(rows, slot, limit_hours(spec, key))
             if row is not None and math.isfinite(value := cell(spec.column, row)):
                 return value, (slot - row["ts"]) / HOUR_US
         return NAN, NAN
@@ -120,7 +120,7 @@ class LookUps:
             spec,
             slot,
             (
-                rows
+                (key, rows)
                 for key, rows in self._of(spec.table, symbol=market.symbol)
                 if kind_of(key["venue"]) in ("perpetual", "generated")
             ),
@@ -148,8 +148,10 @@ class LookUps:
                 return math.fsum(amounts)
         return NAN
 
-    def _newest_values(self, spec: InputSpec, slot: int, series: Iterable[Sequence[Row]]) -> list[float]:
-        found = (newest(rows, slot, hours(spec.staleness)) for rows in series)
+    def _newest_values(
+        self, spec: InputSpec, slot: int, series: Iterable[tuple[dict[str, Any], Sequence[Row]]]
+    ) -> list[float]:
+        found = (newest(rows, slot, limit_hours(spec, key)) for key, rows in series)
         values = [cell(spec.column, row) for row in found if row is not None]
         return [value for value in values if math.isfinite(value)]
 
@@ -158,17 +160,18 @@ class LookUps:
         if spec.combine == "supply":
             means = []
             for asset in sorted({key["asset"] for key, _ in every}):
-                of_asset = (rows for key, rows in every if key["asset"] == asset)
+                of_asset = ((key, rows) for key, rows in every if key["asset"] == asset)
                 if values := self._newest_values(spec, slot, of_asset):
                     means.append(math.fsum(values) / len(values))
             return math.fsum(means) if means else NAN
-        values = self._newest_values(spec, slot, (rows for _, rows in every))
+        values = self._newest_values(spec, slot, every)
         if not values:
             return NAN
         return math.fsum(values) / (len(values) if spec.combine == "mean" else 1)
 
     def _asset(self, spec: InputSpec, slot: int, asset: str) -> float:
-        rows = (newest(rows, slot, hours(spec.staleness)) for _, rows in self._of(spec.table, asset=asset))
+        every = self._of(spec.table, asset=asset)
+        rows = (newest(rows, slot, limit_hours(spec, key)) for key, rows in every)
         known_rows = [row for row in rows if row is not None and math.isfinite(cell(spec.column, row))]
         freshest = max((row["ts"] for row in known_rows), default=0)
         near = [row for row in known_rows if row["ts"] >= freshest - PEG_COMPANY_H * HOUR_US]
@@ -193,6 +196,13 @@ def rank(venue: str, market: Market) -> tuple[int, str]:
     if kind_of(venue) != "aggregate":
         return 2, venue
     return (1 if venue.startswith(market.venue + "_") else 3), venue
+
+
+def limit_hours(spec: InputSpec, key: Mapping[str, Any]) -> int:
+    """The input's limit, or its source's where that is smaller."""
+    limits = load_facts("sources")["limits"].get(spec.table, {})
+    source = key["source"] if spec.table in ("flows", "chains") else key["venue"]
+    return min(hours(spec.staleness), hours(limits.get(source, "9999h")))
 
 
 def hours(duration: str) -> int:

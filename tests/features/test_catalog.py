@@ -5,6 +5,7 @@ import pytest
 
 from riskml.contracts import CONTRACTS
 from riskml.errors import DataError
+from riskml.facts import load_facts
 from riskml.features.catalog import CATALOG, fingerprint, missing_tables, select
 from riskml.features.evaluate import evaluate_features
 from riskml.features.inputs import COLUMN_EXPRESSIONS, INPUTS, input_spec
@@ -301,5 +302,18 @@ def test_the_fingerprint_depends_on_features_order_and_interval():
 @pytest.mark.parametrize(("names", "changes"), [("volatility,funding", False), ("cross_chain", True)])
 def test_the_fingerprint_covers_the_chain_weights_only_where_they_are_read(names, changes, monkeypatch):
     before = fingerprint(select(names), "1h")
-    monkeypatch.setattr("riskml.features.catalog.load_facts", lambda name: {"other": name})
+    changed = {"chain_weights": {"other": 1}}
+    monkeypatch.setattr(
+        "riskml.features.catalog.load_facts", lambda name: changed.get(name) or load_facts(name)
+    )
+    assert (fingerprint(select(names), "1h") != before) is changes
+
+
+@pytest.mark.parametrize(("names", "changes"), [("volatility", False), ("funding", True)])
+def test_the_fingerprint_covers_the_limits_of_the_sources_that_are_read(names, changes, monkeypatch):
+    before = fingerprint(select(names), "1h")
+    changed = {"sources": {"limits": {"funding": {"dydx": "1h"}}}}
+    monkeypatch.setattr(
+        "riskml.features.catalog.load_facts", lambda name: changed.get(name) or load_facts(name)
+    )
     assert (fingerprint(select(names), "1h") != before) is changes

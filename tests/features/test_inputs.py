@@ -304,6 +304,16 @@ def test_neither_spot_nor_loans_stand_in_for_a_perpetual_and_aggregates_come_las
         assert _one(store, "depth_bid_usd", [1]) == _approx(usd)
 
 
+def test_an_hourly_source_is_dead_sooner_than_a_daily_one():
+    store = _store(
+        "open_interest",
+        "ts known_at venue symbol open_interest open_interest_usd",
+        (1, 1, "bybit", "BTC", 1.0, NAN),
+        (1, 1, "coinalyze", "BTC", 2.0, NAN),
+    )
+    assert _one(store, "open_interest", [5, 6, 37, 38]) == _approx(1.0, 2.0, 2.0, NAN)
+
+
 def test_rows_that_become_known_later_change_no_earlier_slot():
     rng = np.random.default_rng(1)
     early = [(t, t + 2, "binance", "BTC", float(rng.normal()), 8.0) for t in range(0, 40, 8)]

@@ -70,7 +70,7 @@ def test_a_grid_of_slots_equals_a_plain_loop(rows, first, step, n_slots):
         )
         expected = {slot: _plain_exact(table, number, ts) for slot, ts in enumerate(grid.ts.tolist())}
         assert found == {slot: row for slot, row in expected.items() if row is not None}
-        changes = grid.changes(rows.ts, rows.known_at, 7)
+        changes = grid.changes(rows.ts, rows.known_at, rows.ts + 7 + 1)
         at_changes = rows.index.rows(grid.ts[changes], 7)
         everywhere = rows.index.rows(grid.ts, 7)
         np.testing.assert_array_equal(np.repeat(at_changes, grid.repeats(changes)), everywhere)
