@@ -25,8 +25,8 @@ from riskml.features.weights import axis_columns
 from riskml.markets import Market
 from riskml.units import duration_us, format_us
 
-BLOCK_VALUES = 16384
-"""Values of a node that are computed at once (128 KiB): several nodes fit the second-level cache."""
+BLOCK_VALUES = 65536
+"""Values of a node that are computed at once (512 KiB): enough that a step costs more than its call."""
 
 
 class FeatureStream:
