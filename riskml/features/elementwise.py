@@ -15,6 +15,12 @@ def finite_or_missing(x: AnyArray) -> AnyArray:
     return np.where(np.isfinite(x), x, np.nan)
 
 
+def store_finite(value: AnyArray, out: Float2D) -> Float2D:
+    """Write a node [n_rows, n_markets], [n_rows, 1] or a number to ``out``, NaN where it is infinite."""
+    out[...] = np.where(np.isfinite(value), value, np.nan)
+    return out
+
+
 def reference_mean(values: Float2D, reference: Int1D) -> Float2D:
     """Mean of the reference columns that have a value [n_rows, 1]; NaN where none has."""
     _, mean = _mean_over(values[:, reference])
@@ -109,6 +115,7 @@ def _where_finite(x: AnyArray, *others: AnyArray) -> AnyArray:
 
 FUNCTIONS: dict[str, Callable[..., AnyArray]] = {
     "finite_or_missing": finite_or_missing,
+    "store_finite": store_finite,
     "reference_mean": reference_mean,
     "reference_std": reference_std,
     "reference_leader": reference_leader,

@@ -255,10 +255,9 @@ def cross_sections(
 
 def store(roots: Sequence[AnyArray], out: Float3D, ops: Ops) -> None:
     """Write root values into [n_features, n_rows, n_markets]; what is not finite becomes NaN."""
-    clean = ops.functions["finite_or_missing"]
+    write = ops.functions["store_finite"]
     for place, value in enumerate(roots):
-        # Not clean(value, out=...): numba's ufuncs mistake the strides of a narrow output.
-        out[place] = clean(value)
+        write(value, out[place])
 
 
 def result_array(out: Float3D | None, shape: tuple[int, int, int]) -> Float3D:

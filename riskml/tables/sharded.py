@@ -98,10 +98,9 @@ class ShardedStream:
         self.close()
 
     def _part(self, inputs: Mapping[str, Float2D], group: slice, begin: int, end: int) -> dict[str, Float2D]:
+        # Views: the group's own thread copies them when it reads them.
         return {
-            name: np.ascontiguousarray(inputs[name][begin:end, group])
-            if axis == "market"
-            else inputs[name][begin:end]
+            name: inputs[name][begin:end, group] if axis == "market" else inputs[name][begin:end]
             for name, axis in self._axes.items()
         }
 

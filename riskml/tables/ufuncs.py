@@ -76,6 +76,22 @@ def _finite_or_missing(x: float) -> float:
     return x if x - x == 0.0 else np.nan
 
 
+def _store_finite(value: AnyArray, out: Float2D) -> Float2D:
+    # A kernel and no ufunc: numba's ufuncs mistake the strides of a narrow output.
+    _store(value if value.ndim == 2 else value.reshape(1, 1), out)
+    return out
+
+
+@jit
+def _store(value: Float2D, out: Float2D) -> None:
+    tall, wide = value.shape[0] > 1, value.shape[1] > 1
+    for t in range(out.shape[0]):
+        row = t if tall else 0
+        for j in range(out.shape[1]):
+            x = value[row, j if wide else 0]
+            out[t, j] = x if is_finite(x) else np.nan
+
+
 @jit
 def _reference_mean(values: Float2D, reference: Int1D) -> Float2D:
     out = np.empty((len(values), 1))
@@ -131,6 +147,7 @@ def _across_max(values: Float2D, weights: Float2D) -> Float2D:
 FUNCTIONS: Mapping[str, Callable[..., AnyArray]] = {
     **elementwise.FUNCTIONS,
     "finite_or_missing": _finite_or_missing,
+    "store_finite": _store_finite,
     "reference_mean": _reference_mean,
     "reference_std": _reference_std,
     "across_mean": _across_mean,

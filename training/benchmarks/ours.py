@@ -9,7 +9,7 @@ from digest import Digest
 from riskml.features.catalog import CATALOG
 from riskml.tables.sharded import ShardedStream
 
-_ROWS = 4096
+_ROWS = 16384
 """Bars read and handed over at a time; bounds the memory, whatever the length of the history."""
 
 
