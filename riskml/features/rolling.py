@@ -209,11 +209,6 @@ class Segments:
         self._barrier = arrays["barrier"].copy() if "barrier" in arrays else None
 
 
-def segment_starts(present: BoolND) -> Int2D:
-    """First row of each row's segment [n_bars, n_markets], counted from row 0; see :class:`Segments`."""
-    return Segments(present.shape[1]).push(np.asarray(present), 0)
-
-
 class NumpyOps:
     """The definition."""
 

@@ -102,13 +102,3 @@ class _Quantile(_Compiled, QuantileState):
     def _run(self, raw: Float2D, rows: _Rows, out: Float2D) -> None:
         carried = (self.ring, self.ordered, self.prefix_count)
         roll_quantile(raw, *rows, *carried, self.enough, self.window.level, out)
-
-
-def warm_up_kernels() -> None:
-    """Compile every kernel, or load it from the cache, before time is measured."""
-    ops, values = CompiledOps(), np.ones((4, 2))
-    for statistic in ("count", "sum", "ewm_mean", "std", "max", "quantile"):
-        decay = 0.5 if statistic == "ewm_mean" else 1.0
-        for start in (None, np.zeros((4, 2), dtype=np.int64)):
-            span = Span(0, 4, start)
-            ops.state(Window(statistic, 2, 1, decay), 2).push(Values(values, span), span)

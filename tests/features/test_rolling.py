@@ -8,7 +8,7 @@ import pytest
 
 from riskml.errors import DataError
 from riskml.features.blocks import BlockOps
-from riskml.features.rolling import NumpyOps, Segments, Span, Values, Window, roll, segment_starts
+from riskml.features.rolling import NumpyOps, Segments, Span, Values, Window, roll
 from riskml.tables.compiled import CompiledOps
 
 NAN = math.nan
@@ -79,7 +79,7 @@ def test_a_statistic_equals_the_plain_loop(ops, statistic, bars, cut):
         0.9 if statistic == "ewm_mean" else 1.0,
         0.3,
     )
-    start = segment_starts(np.isfinite(values)) if cut else None
+    start = Segments(values.shape[1]).push(np.isfinite(values), 0) if cut else None
     # A child is finite in missing rows too, for instance when it is itself a mean.
     filled = np.where(np.isnan(values), 0.25, values) if cut else values
     found = roll(ops, window, filled, start=start, bar=0, phase=5)
@@ -138,7 +138,7 @@ def test_a_spike_leaves_no_trace_once_it_has_left_the_window(ops):
 )
 def test_more_than_three_missing_bars_end_a_segment(present, starts):
     column = np.array([[letter == "1"] for letter in present])
-    assert segment_starts(column)[:, 0].tolist() == starts
+    assert Segments(1).push(column, 0)[:, 0].tolist() == starts
 
 
 def _portions(n_rows, rng):
