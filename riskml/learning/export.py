@@ -61,8 +61,8 @@ def export_bundle(run: str | Path, out: str | Path, *, created: str = "") -> Pat
     """
     finished = read_run(run)
     features = _feature_records(finished)
-    market = export_market_graph(finished.net)
-    parity = {"market.onnx": check_parity(finished.net, market)}
+    market = export_market_graph(finished.net, finished.expert)
+    parity = {"market.onnx": check_parity(finished.net, market, finished.expert)}
     account = _account_graph(finished)
     golden, parity["account.onnx"] = _golden(finished, market, account)
     contents = {

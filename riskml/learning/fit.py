@@ -1,8 +1,9 @@
 """Fitting a run: dataset and recipe in, RUN folder out.
 
-Order: cut the range; start the network at the log-HAR of the train part; train it; choose the
-epoch on the tail of the fit part; calibrate on fit and calibrate parts together, at the horizons
-where a calibration of the fit part alone improves the calibrate part; record.
+Order: cut the range; start the networks at the log-HAR of the train part; train each; choose its
+epoch on the tail of the fit part; fit the boosted expert, if the recipe has one, and its weight;
+calibrate on fit and calibrate parts together, at the horizons where a calibration of the fit part
+alone improves the calibrate part; record.
 No row at or after ``data_end`` is read. The same data, recipe, seed and number of threads
 give the same ``metrics.json`` and the same hash of weights.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,23 @@ from riskml.arrays import FloatND
 from riskml.errors import ConfigError, DataError
 from riskml.learning.calibrate import Calibration, choose_calibration
 from riskml.learning.columns import missing_columns, recipe_columns
-from riskml.learning.inference import DenseForecast, forecast_panel
-from riskml.learning.networks.market import FeatureRoles, MarketNet
+from riskml.learning.expert import ExpertData, ExpertFit, choose_weights, fit_expert
+from riskml.learning.inference import DenseForecast, forecast_panel, start_panel
+from riskml.learning.networks.ensemble import EnsembleNet
+from riskml.learning.networks.market import FeatureRoles
 from riskml.learning.plots import write_plots
 from riskml.learning.recipe import Recipe, load_recipe, with_seed
 from riskml.learning.runs import (
     CHECKPOINTS,
+    EXPERT_FILE,
     METRICS_FILE,
     MODEL_FILE,
     PLOTS,
     RUN_FILE,
+    make_net,
+    member_seed,
     weights_hash,
+    write_expert,
     write_json,
     write_weights,
 )
@@ -56,6 +63,8 @@ if TYPE_CHECKING:
     from riskml.tables.build import Dataset
 
 _IDENTITY = "identity.json"
+_RANDOM_PARTS = ("tcn.", "encoder.", "joint.")
+"""Parts of a network whose starting weights are drawn; all others are estimated or zero."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class _Job:
     splits: Splits
     markets: list[int]
     families: dict[str, str]
-    net: MarketNet
+    net: EnsembleNet
     panel: Panel
 
     @property
@@ -144,36 +153,31 @@ def fit_run(
     folder = Path(out)
     job = _prepare(dataset, chosen, fit_end, calibrate_end)
     start = _start(job)
-    context, chunk = job.net.receptive_field - 1, chosen.training.chunk_bars
-    train_data = ChunkDataset(job.panel, job.rows("train"), context, chunk)
-    validation_data = ChunkDataset(job.panel, job.rows("validation"), context, chunk)
     _open_folder(folder, _identity(job), resume)
-    fitted = train(
-        job.net,
-        train_data,
-        validation_data,
-        chosen,
-        folder / CHECKPOINTS,
-        resume=resume,
-        progress=progress,
-    )
-    if progress is not None:
-        progress(chosen.training.epochs, chosen.training.epochs, "calibrating")
-    calibration, forecast = _calibrate(job)
-    metrics, fallback = _measure(job, start, fitted, calibration, forecast)
+    fitted = _train(job, folder / CHECKPOINTS, resume, progress)
+    expert = _expert(job, progress) if job.net.has_expert else None
+    _say(progress, chosen, "calibrating")
+    calibration, forecast = _calibrate(job, expert)
+    metrics, fallback = _measure(job, start, fitted[0], calibration, forecast)
     record = _record(job, calibration, forecast, metrics) | {"fallback": fallback}
+    record["member_epochs"] = [member.epoch for member in fitted]
+    if expert is not None:
+        record["expert_sha256"] = write_expert(folder / EXPERT_FILE, expert.expert)
+        record["expert_trees"] = list(expert.n_trees)
+        record["expert_weight"] = job.net.expert_weight.tolist()
     write_weights(folder / MODEL_FILE, job.net)
     write_plots(
         folder / PLOTS,
-        fitted.history,
+        fitted[0].history,
         forecast,
         job.cut(dataset.mae),
         calibration.power,
         dataset.info.horizons,
     )
-    write_json(folder / METRICS_FILE, {**metrics, "history": fitted.history})
+    histories = {f"history_{index}": member.history for index, member in enumerate(fitted) if index}
+    write_json(folder / METRICS_FILE, {**metrics, "history": fitted[0].history, **histories})
     write_json(folder / RUN_FILE, record)
-    track_run(folder, folder.name, chosen.to_dict(), metrics, fitted.history, tracking_uri)
+    track_run(folder, folder.name, chosen.to_dict(), metrics, fitted[0].history, tracking_uri)
     return RunResult(folder, metrics, str(record["data_end"]), str(record["weights_sha256"]))
 
 
@@ -206,9 +210,7 @@ def _prepare(data: Dataset, recipe: Recipe, fit_end: TimeLike | None, calibrate_
     markets = fitted_markets(data.markets)
     families = feature_families(data.feature_names)
     roles = FeatureRoles.of(data.feature_names, recipe.network, families)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        net = MarketNet(recipe.network, roles, len(info.horizons))
+    net = make_net(recipe, roles, len(info.horizons))
     n_rows = int(np.searchsorted(data.ts, splits.data_end))
     return _Job(data, recipe, splits, markets, families, net, make_panel(data, markets, roles.har, n_rows))
 
@@ -220,14 +222,80 @@ def _start(job: _Job) -> Start:
 
     data = job.data
     rows = np.repeat(job.rows("train"), len(job.markets)) & job.panel.usable.T.ravel()
-    return initialise(
-        job.net,
+    first = job.net.first
+    start = initialise(
+        first,
         stacked(data.features),
         stacked(data.mae),
         stacked(data.variance),
         stacked(data.stress),
         rows,
     )
+    # The other members start at the same law; what is theirs is drawn at random, not estimated.
+    estimated = {
+        name: value for name, value in first.state_dict().items() if not name.startswith(_RANDOM_PARTS)
+    }
+    for member in list(job.net.members)[1:]:
+        member.load_state_dict({**member.state_dict(), **estimated})
+    job.net.remember_start(first)
+    return start
+
+
+def _train(job: _Job, checkpoints: Path, resume: bool, progress: ProgressFn | None) -> list[Fitted]:
+    """Train every member from a seed of its own; the first one's checkpoints lie where a single one's do."""
+    recipe = job.recipe
+    context, chunk = job.net.receptive_field - 1, recipe.training.chunk_bars
+    train_data = ChunkDataset(job.panel, job.rows("train"), context, chunk)
+    validation_data = ChunkDataset(job.panel, job.rows("validation"), context, chunk)
+    return [
+        train(
+            member,
+            train_data,
+            validation_data,
+            with_seed(recipe, member_seed(recipe.seed, index)),
+            checkpoints / f"member-{index}" if index else checkpoints,
+            resume=resume,
+            progress=progress,
+        )
+        for index, member in enumerate(job.net.members)
+    ]
+
+
+def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
+    """Fit the boosted expert and choose its weight on the validation tail."""
+    variance = job.cut(job.data.variance)
+    data = ExpertData(
+        ts=job.data.ts[: job.n_rows],
+        features=np.ascontiguousarray(job.panel.features.transpose(0, 1).numpy()),
+        variance=variance,
+        start_log=start_panel(job.net, job.panel),
+        usable=job.panel.usable.T,
+    )
+    data = replace(data, usable=data.usable & np.isfinite(data.start_log).all(axis=2))
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "fitting trees")
+
+    fitted = fit_expert(
+        data,
+        job.splits,
+        job.recipe.expert,
+        n_blocks=job.recipe.expert.n_blocks,
+        seed=job.recipe.seed,
+        n_threads=torch.get_num_threads(),
+        progress=report,
+    )
+    network = np.log(forecast_panel(job.net, job.panel).variance)
+    rows = job.rows("validation")
+    weight = choose_weights(network, data.start_log + fitted.delta, variance, rows, data.usable)
+    job.net.expert_weight.copy_(torch.from_numpy(weight))
+    return fitted
+
+
+def _say(progress: ProgressFn | None, recipe: Recipe, message: str) -> None:
+    if progress is not None:
+        progress(recipe.training.epochs, recipe.training.epochs, message)
 
 
 def _identity(job: _Job) -> dict[str, Any]:
@@ -263,15 +331,15 @@ def _open_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
     elif folder.is_dir():
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (RUN_FILE, METRICS_FILE, MODEL_FILE):
+    for name in (RUN_FILE, METRICS_FILE, MODEL_FILE, EXPERT_FILE):
         (folder / name).unlink(missing_ok=True)
     write_json(file, identity)
 
 
-def _calibrate(job: _Job) -> tuple[Calibration, DenseForecast]:
+def _calibrate(job: _Job, expert: ExpertFit | None) -> tuple[Calibration, DenseForecast]:
     """Calibrate on fit and calibrate rows, write the scale into the network and the forecast."""
     info = job.data.info
-    forecast = forecast_panel(job.net, job.panel)
+    forecast = forecast_panel(job.net, job.panel, None if expert is None else expert.delta)
     parts = job.rows("fit"), job.rows("calibrate")
     mae = job.cut(job.data.mae)
     if not np.isfinite((mae + forecast.sigma)[parts[0] | parts[1]]).any():

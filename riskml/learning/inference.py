@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from riskml.arrays import FloatND
-from riskml.learning.networks.market import MarketNet, onset_probability
+from riskml.arrays import Float3D, Float32ND, FloatND
+from riskml.learning.networks.ensemble import EnsembleNet
+from riskml.learning.networks.market import onset_probability
 from riskml.learning.windows import Panel
 
 _CHUNK_BARS = 1024
@@ -32,8 +33,15 @@ class DenseForecast:
     """[n_bars, n_markets, n_horizons] probability."""
 
 
-def forecast_panel(net: MarketNet, panel: Panel) -> DenseForecast:
-    """Forecast every bar of a panel; the network is left in evaluation mode."""
+def forecast_panel(net: EnsembleNet, panel: Panel, expert: Float32ND | None = None) -> DenseForecast:
+    """Forecast every bar of a panel; the network is left in evaluation mode.
+
+    Parameters
+    ----------
+    net : members and, with ``expert``, its weight.
+    panel : features of all markets.
+    expert : [n_bars, n_markets, n_horizons] what the trees add to the starting log variance.
+    """
     net.eval()
     n_markets, n_bars = panel.usable.shape
     shape = (n_bars, n_markets, net.n_horizons)
@@ -45,7 +53,10 @@ def forecast_panel(net: MarketNet, panel: Panel) -> DenseForecast:
         for begin in range(context, n_bars, _CHUNK_BARS):
             end = min(begin + _CHUNK_BARS, n_bars)
             features = panel.features[:, begin - context : end].unsqueeze(0)
-            law = net.law(features, torch.isfinite(features), market_mask)
+            added = None
+            if expert is not None:
+                added = torch.from_numpy(expert[begin:end]).transpose(0, 1).unsqueeze(0)
+            law = net.law(features, torch.isfinite(features), market_mask, added)
             rows = slice(begin, end)
             for target, values in (
                 (sigma, torch.exp(law.log_sigma + net.log_scale)),
@@ -58,3 +69,20 @@ def forecast_panel(net: MarketNet, panel: Panel) -> DenseForecast:
     for target in (sigma, nu, variance, stress):
         target[absent] = np.nan
     return DenseForecast(sigma, nu, variance, stress)
+
+
+def start_panel(net: EnsembleNet, panel: Panel) -> Float3D:
+    """Log variance of the log-HAR that the expert adds to, [n_bars, n_markets, n_horizons].
+
+    NaN on bars without a full window or any skip feature, as in :func:`forecast_panel`.
+    """
+    n_markets, n_bars = panel.usable.shape
+    result = np.full((n_bars, n_markets, net.n_horizons), np.nan)
+    context = net.receptive_field - 1
+    if n_bars > context:
+        with torch.inference_mode():
+            features = panel.features.unsqueeze(0)
+            start = net.start(features, torch.isfinite(features))
+        result[context:] = start[0].transpose(0, 1).double().numpy()
+    result[~panel.usable.T] = np.nan
+    return result

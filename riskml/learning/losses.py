@@ -8,12 +8,17 @@ after.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from riskml.risk.excursion import survival_table
+
 MAX_RATIO = 1e4
 """Cap of y / x inside QLIKE; a larger ratio means a broken target, and would end the fit in NaN."""
+_SMALLEST_SHARE = 1e-6
+"""ln p stays this far below 0, so that ln(1 - p) is finite: the clip of the protocol's log-loss."""
 
 
 def half_t_nll(mae: Tensor, log_sigma: Tensor, nu: Tensor) -> Tensor:
@@ -50,6 +55,62 @@ def hazard_bce(event: Tensor, hazard: Tensor) -> Tensor:
     """
     log_probability = torch.log(-torch.expm1(-hazard))
     return event * -log_probability + (1.0 - event) * hazard
+
+
+def distance_bce(mae: Tensor, log_sigma: Tensor, nu: Tensor, log_distance: Tensor) -> Tensor:
+    """Mean cross-entropy of "the excursion reaches d" over some distances, per element.
+
+    It is the log-loss of the liquidation probability, the quantity that an account is judged by. The
+    likelihood of the law weighs the body, where most excursions lie and no position is liquidated;
+    where the law is not exactly half-t, this says what its tail has to be.
+
+    Parameters
+    ----------
+    mae : maximum adverse excursion, log-return units, >= 0.
+    log_sigma : ln of the scale, same shape as ``mae``.
+    nu : degrees of freedom, broadcastable to ``mae``.
+    log_distance : [k] ln of the distances d.
+    """
+    log_p = log_survival(torch.exp(log_distance - log_sigma.unsqueeze(-1)), nu.unsqueeze(-1))
+    log_p = log_p.clamp(max=-_SMALLEST_SHARE)
+    reached = (mae.unsqueeze(-1) >= torch.exp(log_distance)).to(mae.dtype)
+    losses = reached * log_p + (1.0 - reached) * torch.log(-torch.expm1(log_p))
+    return -losses.mean(dim=-1)
+
+
+def log_survival(z: Tensor, nu: Tensor) -> Tensor:
+    """ln P(excursion > z scales) with a gradient: :func:`riskml.risk.excursion.log_survival` in torch.
+
+    Parameters
+    ----------
+    z : distance in scales, >= 0; beyond 1e4 the table's last row counts.
+    nu : degrees of freedom within the law's bounds, broadcastable to ``z``.
+    """
+    values, scales = _survival_grid(z.device, z.dtype)
+    n_z, n_nu = values.shape
+    inv_nu = 1.0 / nu
+    row = (torch.log1p(z) * scales[0]).clamp(0.0, n_z - 1.0)
+    column = ((inv_nu - scales[2]) * scales[1]).clamp(0.0, n_nu - 1.0).expand_as(row)
+    # a NaN reads some cell; its NaN fraction keeps the result NaN, for the caller to refuse
+    low_row = row.detach().nan_to_num(0.0).floor().clamp(max=n_z - 2)
+    low_column = column.detach().nan_to_num(0.0).floor().clamp(max=n_nu - 2)
+    row_part, column_part = row - low_row, column - low_column
+    cell = (low_row * n_nu + low_column).long()
+    flat = values.reshape(-1)
+    low = torch.lerp(flat[cell], flat[cell + 1], column_part)
+    high = torch.lerp(flat[cell + n_nu], flat[cell + n_nu + 1], column_part)
+    ratio = z * z * inv_nu
+    tail = -0.5 * nu * torch.log1p(ratio) - 0.5 * torch.log1p((0.5 * math.pi) * z * z / (1.0 + ratio))
+    return tail + torch.lerp(low, high, row_part)
+
+
+@cache
+def _survival_grid(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, tuple[float, float, float]]:
+    """The law's table of residuals, and (cells per ln(1 + z), cells per 1/nu, smallest 1/nu)."""
+    table = survival_table()
+    n_z, n_nu = table.values.shape
+    scales = (n_z - 1) / table.log1p_z_max, (n_nu - 1) / (table.inv_nu_max - table.inv_nu_min)
+    return torch.tensor(table.values, dtype=dtype, device=device), (*scales, table.inv_nu_min)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -19,7 +19,10 @@ import torch
 
 from riskml.arrays import AnyArray
 from riskml.errors import BundleError, missing_extra
+from riskml.learning.boosting import GammaExpert
+from riskml.learning.networks.ensemble import EnsembleNet
 from riskml.learning.networks.market import MarketNet
+from riskml.learning.tree_graph import EXPERT, insert_trees, last_bar_delta
 
 INPUTS = ("features", "feature_mask", "market_mask")
 OUTPUTS = ("sigma", "nu", "variance", "stress", "loadings")
@@ -45,22 +48,29 @@ class MarketCase:
         return {name: getattr(self, name) for name in INPUTS}
 
 
-def export_market_graph(net: MarketNet) -> bytes:
+def export_market_graph(net: MarketNet | EnsembleNet, expert: GammaExpert | None = None) -> bytes:
     """Serialise the network as ONNX (opset 20, n_markets and n_bars dynamic).
 
     The same weights give the same bytes.
+
+    Parameters
+    ----------
+    net : network, or members with or without a boosted expert.
+    expert : the trees, if the network has an expert; they become part of the graph.
 
     Raises
     ------
     BundleError : the exporter refuses the network.
     """
     case = random_case(net, "traced", n_markets=_TRACED_MARKETS, n_bars=net.spec.n_bars, seed=0)
-    arguments = tuple(torch.from_numpy(value) for value in case.feed().values())
-    shapes = {
+    arguments = _arguments(case, expert)
+    shapes: dict[str, dict[int, str]] = {
         "features": {0: "n_markets", 1: "n_bars"},
         "feature_mask": {0: "n_markets", 1: "n_bars"},
         "market_mask": {0: "n_markets"},
     }
+    if expert is not None:
+        shapes[EXPERT] = {0: "n_markets"}
     try:
         with quiet_export():
             program = torch.onnx.export(
@@ -69,7 +79,7 @@ def export_market_graph(net: MarketNet) -> bytes:
                 dynamo=True,
                 opset_version=OPSET,
                 external_data=False,
-                input_names=list(INPUTS),
+                input_names=list(shapes),
                 output_names=list(OUTPUTS),
                 dynamic_shapes=shapes,
             )
@@ -77,7 +87,8 @@ def export_market_graph(net: MarketNet) -> bytes:
         raise missing_extra("onnxscript", "train") from error
     except Exception as error:  # the exporter raises errors of many kinds
         raise BundleError(f"the network cannot be exported: {error}") from error
-    return stripped(program.model_proto)
+    model = program.model_proto
+    return stripped(model if expert is None else insert_trees(model, expert))
 
 
 def stripped(model: Any) -> bytes:
@@ -101,7 +112,17 @@ def stripped(model: Any) -> bytes:
     return bytes(data)
 
 
-def random_case(net: MarketNet, name: str, *, n_markets: int, n_bars: int, seed: int) -> MarketCase:
+def _arguments(case: MarketCase, expert: GammaExpert | None) -> tuple[torch.Tensor, ...]:
+    """What the network is called with: the graph's inputs, and the forecast of the trees."""
+    values = list(case.feed().values())
+    if expert is not None:
+        values.append(last_bar_delta(expert, case.features, case.feature_mask))
+    return tuple(torch.from_numpy(value) for value in values)
+
+
+def random_case(
+    net: MarketNet | EnsembleNet, name: str, *, n_markets: int, n_bars: int, seed: int
+) -> MarketCase:
     """Features around their fit means, a tenth of them missing; every value is finite."""
     draw = np.random.default_rng([seed, n_markets, n_bars])
     shape = (n_markets, n_bars, len(net.roles.names))
@@ -112,7 +133,7 @@ def random_case(net: MarketNet, name: str, *, n_markets: int, n_bars: int, seed:
     return MarketCase(name, features.astype(np.float32), mask, np.ones(n_markets, dtype=np.bool_))
 
 
-def parity_cases(net: MarketNet) -> list[MarketCase]:
+def parity_cases(net: MarketNet | EnsembleNet) -> list[MarketCase]:
     """Inputs that differ from the traced ones in every size and in kind."""
     n_bars = net.spec.n_bars
     plain = random_case(net, "other values", n_markets=5, n_bars=n_bars, seed=1)
@@ -138,10 +159,12 @@ def parity_cases(net: MarketNet) -> list[MarketCase]:
     ]
 
 
-def run_network(net: MarketNet, case: MarketCase) -> dict[str, AnyArray]:
-    """The network's outputs by name."""
+def run_network(
+    net: MarketNet | EnsembleNet, case: MarketCase, expert: GammaExpert | None = None
+) -> dict[str, AnyArray]:
+    """The network's outputs by name, the trees by LightGBM."""
     with torch.inference_mode():
-        outputs = net.eval()(*(torch.from_numpy(value) for value in case.feed().values()))
+        outputs = net.eval()(*_arguments(case, expert))
     return {name: output.numpy() for name, output in zip(OUTPUTS, outputs, strict=True)}
 
 
@@ -156,7 +179,7 @@ def run_graph(graph: bytes, case: MarketCase) -> dict[str, AnyArray]:
     return dict(zip(OUTPUTS, session.run(list(OUTPUTS), case.feed()), strict=True))
 
 
-def check_parity(net: MarketNet, graph: bytes) -> float:
+def check_parity(net: MarketNet | EnsembleNet, graph: bytes, expert: GammaExpert | None = None) -> float:
     """Compare network and graph on :func:`parity_cases`.
 
     Returns
@@ -169,7 +192,7 @@ def check_parity(net: MarketNet, graph: bytes) -> float:
     """
     worst, wrong = 0.0, []
     for case in parity_cases(net):
-        expected, found = run_network(net, case), run_graph(graph, case)
+        expected, found = run_network(net, case, expert), run_graph(graph, case)
         for name in OUTPUTS:
             difference = relative_difference(expected[name], found[name])
             worst = max(worst, difference)

@@ -17,17 +17,23 @@ import torch
 from torch import Tensor
 
 from riskml.errors import DataError
-from riskml.learning.losses import half_t_nll, hazard_bce, masked_mean, qlike
+from riskml.learning.losses import distance_bce, half_t_nll, hazard_bce, masked_mean, qlike
 from riskml.learning.networks.market import MarketLaw, MarketNet
+from riskml.learning.protocol import HIGHEST_DISTANCE, LOWEST_DISTANCE
 from riskml.learning.recipe import LossSpec, Recipe
 from riskml.learning.windows import Batch
 
+N_DISTANCES = 12
+"""Distances per row at which the liquidation probability is trained."""
+
 
 def loss_terms(law: MarketLaw, batch: Batch) -> dict[str, Tensor]:
-    """Mean losses of a batch: ``half_t``, ``qlike``, ``stress``, ``nu_penalty`` (scalars)."""
+    """Mean losses of a batch: ``half_t``, ``distance``, ``qlike``, ``stress``, ``nu_penalty`` (scalars)."""
+    reach = distance_bce(batch.mae, law.log_sigma, law.nu.unsqueeze(-1), _distances(batch.mae)).mean(dim=-1)
     nll = half_t_nll(batch.mae, law.log_sigma, law.nu.unsqueeze(-1)).mean(dim=-1)
     return {
         "half_t": masked_mean(nll, batch.law_mask),
+        "distance": masked_mean(reach, batch.law_mask),
         "qlike": masked_mean(qlike(batch.variance, law.log_variance), batch.law_mask),
         "stress": masked_mean(hazard_bce(batch.stress, law.hazard), batch.stress_mask),
         "nu_penalty": masked_mean(torch.square(law.nu_delta), batch.law_mask),
@@ -38,6 +44,7 @@ def total_loss(terms: dict[str, Tensor], spec: LossSpec) -> Tensor:
     """Weighted sum of :func:`loss_terms`."""
     return (
         spec.half_t * terms["half_t"]
+        + spec.distance * terms["distance"]
         + spec.qlike * terms["qlike"]
         + spec.stress * terms["stress"]
         + spec.nu_penalty * terms["nu_penalty"]
@@ -172,6 +179,12 @@ class MarketModule(pl.LightningModule):
     def _pop(self, part: str) -> dict[str, list[Tensor]]:
         names = [key for key in self._sums if key.startswith(f"{part}/")]
         return {key.split("/", 1)[1]: self._sums.pop(key) for key in names}
+
+
+def _distances(like: Tensor) -> Tensor:
+    """ln of the grid of distances at which the liquidation probability is trained, the protocol's range."""
+    low, high = math.log(-math.log1p(-LOWEST_DISTANCE)), math.log(-math.log1p(-HIGHEST_DISTANCE))
+    return torch.linspace(low, high, N_DISTANCES, dtype=like.dtype, device=like.device)
 
 
 def _inputs(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

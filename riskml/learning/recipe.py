@@ -15,6 +15,7 @@ from typing import Any
 from riskml.errors import ConfigError, Problem, nearest
 from riskml.features.catalog import CATALOG, select
 from riskml.features.spec import FAMILIES
+from riskml.learning.boosting import BoostingSpec
 from riskml.tables.parts import CALIBRATE_FRACTION, FIT_FRACTION
 
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
@@ -78,6 +79,8 @@ class LossSpec:
 
     half_t: float = 1.0
     """Half-t likelihood of the excursions, mean over sides and horizons."""
+    distance: float = 0.0
+    """Cross-entropy of reaching 1 to 50 %: the log-loss of the liquidation probability."""
     qlike: float = 1.0
     """QLIKE of the variance, mean over horizons."""
     stress: float = 0.5
@@ -108,6 +111,16 @@ class TrainingSpec:
     """Largest gradient norm."""
     averaging: float = 0.98
     """Decay per step of the exponential average of weights, which is what is kept."""
+    members: int = 1
+    """Networks that differ by seed alone; the graph holds their mean."""
+
+
+@dataclass(frozen=True)
+class ExpertSpec(BoostingSpec):
+    """The boosted expert beside the networks; none with ``n_trees`` 0."""
+
+    n_blocks: int = 5
+    """Blocks of the cross-fit that calibration stands on."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,7 @@ class Recipe:
     network: NetworkSpec = field(default_factory=NetworkSpec)
     loss: LossSpec = field(default_factory=LossSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)
+    expert: ExpertSpec = field(default_factory=ExpertSpec)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON form; :func:`parse_recipe` reads it back."""
@@ -166,7 +180,13 @@ def load_recipe(name_or_file: str | Path) -> Recipe:
 def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Build a recipe from its plain form, after checking all of it."""
     problems: list[Problem] = []
-    sections = {"split": SplitSpec, "network": NetworkSpec, "loss": LossSpec, "training": TrainingSpec}
+    sections = {
+        "split": SplitSpec,
+        "network": NetworkSpec,
+        "loss": LossSpec,
+        "training": TrainingSpec,
+        "expert": ExpertSpec,
+    }
     values: dict[str, Any] = {}
     for key, value in raw.items():
         if key in sections and isinstance(value, Mapping):
@@ -232,6 +252,7 @@ def _convert(value: Any, default: Any) -> Any:
 
 def _out_of_range(recipe: Recipe) -> list[Problem]:
     network, training, split, loss = recipe.network, recipe.training, recipe.split, recipe.loss
+    expert = recipe.expert
     field_bars = 1 + 2 * sum(network.dilations)
     rules = [
         (
@@ -266,8 +287,25 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             "[training] weight_decay and warmup_steps must not be negative",
         ),
         (0 <= training.averaging < 1, "[training] averaging has to lie in [0, 1)"),
+        (1 <= training.members <= 16, "[training] members has to lie in 1 to 16"),
         (
-            min(loss.half_t, loss.qlike) > 0 and min(loss.stress, loss.nu_penalty) >= 0,
+            expert.n_trees >= 0
+            and expert.num_leaves >= 2
+            and expert.n_blocks >= 2
+            and min(expert.min_leaf_rows, expert.patience) >= 1
+            and 3 <= expert.max_bins <= 255,
+            "[expert] n_trees must not be negative; num_leaves and n_blocks have to be at least 2, "
+            "min_leaf_rows and patience at least 1, max_bins 3 to 255",
+        ),
+        (
+            0 < expert.learning_rate <= 1
+            and 0 < expert.feature_fraction <= 1
+            and 0 < expert.row_fraction <= 1
+            and expert.l2 >= 0,
+            "[expert] learning_rate and the fractions have to lie in (0, 1], l2 must not be negative",
+        ),
+        (
+            min(loss.half_t, loss.qlike) > 0 and min(loss.distance, loss.stress, loss.nu_penalty) >= 0,
             "[loss] half_t and qlike have to be positive, the others not negative",
         ),
     ]

@@ -178,7 +178,7 @@ class MarketNet(nn.Module):
         sigma = torch.exp(law.log_sigma[0, :, -1] + self.log_scale)
         variance = torch.exp(law.log_variance[0, :, -1])
         stress = onset_probability(law.hazard[0, :, -1])
-        loadings = self._loadings(features[:, -1], feature_mask[:, -1])
+        loadings = self.loadings(features[:, -1], feature_mask[:, -1])
         return sigma, law.nu[0, :, -1], variance, stress, loadings
 
     def law(
@@ -254,7 +254,8 @@ class MarketNet(nn.Module):
         hour = raw.clamp(0, N_SEASONS - 1).round().long()
         return nn.functional.embedding(hour, self.season) * known.unsqueeze(-1).to(features.dtype)
 
-    def _loadings(self, features: Tensor, mask: Tensor) -> Tensor:
+    def loadings(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Factor loadings [n_markets, 2] of a bar [n_markets, n_features], inside the unit circle."""
         columns = []
         for factor, index in enumerate(self.roles.loadings):
             default = self.loading_default[factor].expand(features.shape[0])

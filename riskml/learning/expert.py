@@ -1,0 +1,185 @@
+"""The boosted expert of a fit: trees on the log-HAR, and what they would have said out of fold.
+
+Boosted trees (gamma deviance, which is QLIKE) and the network err differently, so the mean of
+their log variances beats both. Two things have to be kept honest:
+
+* **How many trees.** Early stopping on the validation tail of the fit part, as for the epochs of the
+  network; then the trees are fitted again on the whole fit part with that number.
+* **What they said about the rows that they were fitted on.** Trees follow their own rows more closely
+  than any later one, so a law calibrated on those would be too narrow. On the fit part the
+  expert's forecast is therefore *cross-fitted*: the part is cut into contiguous blocks, each forecast by
+  trees that saw the other blocks only, a purge apart. Behind the fit part the final trees speak.
+
+The expert's weight beside the network is chosen per horizon on the validation tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from riskml.arrays import Bool1D, Bool2D, Float1D, Float2D, Float3D, Float32ND, TimeUs
+from riskml.errors import DataError
+from riskml.learning.boosting import BoostingSpec, GammaExpert, fit_gamma
+from riskml.learning.splits import Splits
+
+WEIGHTS = np.linspace(0.0, 1.0, 11)
+"""Weights of the expert that are tried."""
+
+
+@dataclass(frozen=True)
+class ExpertData:
+    """Rows of a fit, bar first."""
+
+    ts: TimeUs
+    """[n_bars]."""
+    features: Float32ND
+    """[n_bars, n_markets, n_features], NaN = missing."""
+    variance: Float3D
+    """[n_bars, n_markets, n_horizons], NaN = unknown."""
+    start_log: Float3D
+    """Log variance of the network's starting point, same shape."""
+    usable: Bool2D
+    """[n_bars, n_markets] rows with any feature of the skip."""
+
+
+@dataclass(frozen=True)
+class ExpertFit:
+    """The final trees and the forecasts that calibration may look at."""
+
+    expert: GammaExpert
+    delta: Float32ND
+    """Log variance relative to the starting point [n_bars, n_markets, n_horizons]: cross-fitted on the
+    fit part, of the final trees behind it."""
+    n_trees: tuple[int, ...]
+    """Per horizon."""
+
+
+def fit_expert(
+    data: ExpertData,
+    splits: Splits,
+    spec: BoostingSpec,
+    *,
+    n_blocks: int,
+    seed: int,
+    n_threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> ExpertFit:
+    """Fit the trees of every horizon; no row behind the fit part is learnt from.
+
+    Parameters
+    ----------
+    data : all rows before ``data_end``.
+    splits : seams.
+    spec : size of the trees; ``n_trees`` is the most.
+    n_blocks : blocks of the cross-fit.
+    progress : called with (fits done, fits in all).
+
+    Raises
+    ------
+    DataError : a part without a row that has features and a target.
+    """
+    n_horizons = data.variance.shape[2]
+    train, validation = (_rows(data, splits.rows(data.ts, part)) for part in ("train", "validation"))
+    if not train.any() or not validation.any():
+        raise DataError(
+            "no row of the fit part has features and targets for the boosted expert",
+            fix="give a longer range, or set [expert] n_trees = 0",
+        )
+    fitter = _Fitter(data, splits, spec, n_blocks, seed, n_threads, progress)
+    parts = [fitter.horizon(h, train, validation) for h in range(n_horizons)]
+    return ExpertFit(
+        GammaExpert.join([expert for expert, _ in parts]),
+        np.stack([delta for _, delta in parts], axis=2).astype(np.float32),
+        tuple(trees for expert, _ in parts for trees in expert.n_trees),
+    )
+
+
+@dataclass
+class _Fitter:
+    """The fits of all horizons, counted for the progress."""
+
+    data: ExpertData
+    splits: Splits
+    spec: BoostingSpec
+    n_blocks: int
+    seed: int
+    n_threads: int
+    progress: Callable[[int, int], None] | None
+    done: int = 0
+
+    def horizon(self, h: int, train: Bool1D, validation: Bool1D) -> tuple[GammaExpert, Float2D]:
+        """Final trees of one horizon, and their cross-fitted forecast [n_bars, n_markets]."""
+        data, (n_bars, n_markets) = self.data, self.data.usable.shape
+        count = max(1, self._fit(h, train, validation, self.spec.n_trees).n_trees[0])
+        final = self._fit(h, _rows(data, self.splits.rows(data.ts, "fit")), None, count)
+        delta = self._predict(final, slice(0, n_bars))
+        for bars, others in _blocks(data, self.splits, self.n_blocks):
+            delta[bars] = self._predict(self._fit(h, others, None, count), bars)
+        return final, delta.reshape(n_bars, n_markets)
+
+    def _predict(self, expert: GammaExpert, bars: slice) -> Float2D:
+        rows = self.data.features[bars]
+        flat = rows.reshape(-1, rows.shape[2])
+        return expert.predict_delta(flat, n_threads=self.n_threads)[:, 0].reshape(rows.shape[:2])
+
+    def _fit(self, h: int, rows: Bool1D, held: Bool1D | None, trees: int) -> GammaExpert:
+        data, spec = self.data, replace(self.spec, n_trees=trees)
+        flat = data.features.reshape(-1, data.features.shape[2])
+        target, start = data.variance[..., h].reshape(-1, 1), data.start_log[..., h].reshape(-1, 1)
+        expert = fit_gamma(flat, target, start, rows, held, spec, seed=self.seed, n_threads=self.n_threads)
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, data.variance.shape[2] * (self.n_blocks + 2))
+        return expert
+
+
+def choose_weights(
+    network_log: Float3D, expert_log: Float3D, variance: Float3D, rows: Bool1D, usable: Bool2D
+) -> Float1D:
+    """Weight of the expert per horizon [n_horizons] with the least QLIKE of the mean of logs.
+
+    Parameters
+    ----------
+    network_log, expert_log : log variances [n_bars, n_markets, n_horizons].
+    rows : [n_bars] rows that neither learnt from; the validation tail, where the expert is cross-fitted.
+
+    Notes
+    -----
+    NaN handling: a row with a NaN is left out; without any row the weight is one half.
+    """
+    result = np.full(variance.shape[2], 0.5)
+    for h in range(variance.shape[2]):
+        ours, theirs, target = (
+            values[rows][..., h][usable[rows]] for values in (network_log, expert_log, np.log(variance))
+        )
+        known = np.isfinite(ours) & np.isfinite(theirs) & np.isfinite(target)
+        if not known.any():
+            continue
+        losses = []
+        for weight in WEIGHTS:
+            ratio = (target - (1.0 - weight) * ours - weight * theirs)[known]
+            losses.append(float((np.exp(ratio) - ratio - 1.0).mean()))
+        result[h] = WEIGHTS[int(np.argmin(losses))]
+    return result
+
+
+def _rows(data: ExpertData, bars: Bool1D) -> Bool1D:
+    """Rows [n_bars * n_markets] of the bars that have features and every target."""
+    known = data.usable & np.isfinite(data.variance).all(axis=2) & bars[:, None]
+    return np.asarray(known.reshape(-1))
+
+
+def _blocks(data: ExpertData, splits: Splits, n_blocks: int) -> list[tuple[slice, Bool1D]]:
+    """Bars of each block of the fit part, and the rows of the other blocks a purge apart from it."""
+    begin, end = (int(np.searchsorted(data.ts, t)) for t in (splits.fit_start, splits.fit_end))
+    seams = np.linspace(begin, end, n_blocks + 1).astype(int)
+    fit = splits.rows(data.ts, "fit")
+    result = []
+    for first, last in zip(seams[:-1].tolist(), seams[1:].tolist(), strict=True):
+        start, stop = data.ts[first], data.ts[last - 1]
+        apart = (data.ts + splits.purge_us < start) | (data.ts > stop + splits.purge_us)
+        result.append((slice(first, last), _rows(data, fit & apart)))
+    return result
