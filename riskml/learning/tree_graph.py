@@ -23,6 +23,7 @@ EXPERT = "expert"
 LARGE = 1e30
 """A feature of this size or more counts as missing, as in the network."""
 TREE_DOMAIN, TREE_OPSET = "ai.onnx.ml", 3
+_ZERO = float(np.float32(1e-35))
 
 
 @dataclass
@@ -134,7 +135,8 @@ def _threshold(entry: Mapping[str, Any]) -> float:
         )
     threshold = float(entry["threshold"])
     rounded = np.float32(threshold)
-    if float(rounded) > threshold:
+    # LightGBM reads a value of 1e-35 or less, either sign, as zero, and zero lies above this threshold
+    if float(rounded) > threshold or float(rounded) == -_ZERO:
         rounded = np.nextafter(rounded, np.float32(-np.inf))
     return float(rounded)
 

@@ -11,7 +11,16 @@ from scipy import stats
 
 from riskml.errors import DataError
 from riskml.learning.har import fit_log_har
-from riskml.learning.losses import MAX_RATIO, half_t_nll, hazard_bce, masked_mean, qlike
+from riskml.learning.losses import (
+    MAX_RATIO,
+    distance_bce,
+    half_t_nll,
+    hazard_bce,
+    log_survival,
+    masked_mean,
+    qlike,
+)
+from riskml.risk import excursion
 
 
 @pytest.mark.parametrize("nu", [2.2, 4.0, 30.0])
@@ -87,3 +96,47 @@ def test_log_har_refuses_too_few_complete_rows() -> None:
         fit_log_har(x, np.ones(100))
     with pytest.raises(DataError, match=r"\[n, k\]"):
         fit_log_har(np.ones((5, 2)), np.ones(4))
+
+
+def test_log_survival_in_torch_is_the_law_and_its_slope() -> None:
+    z = torch.tensor([0.0, 1e-3, 0.7, 3.0, 40.0, 5e3], dtype=torch.float64)
+    for nu in (2.3, 4.0, 17.0):
+        degrees = torch.full_like(z, nu)
+        expected = excursion.log_survival(z.numpy(), nu)
+        np.testing.assert_allclose(log_survival(z, degrees).numpy(), expected, rtol=1e-12, atol=1e-12)
+    inner = z[2:5].clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: log_survival(x, torch.full_like(x, 4.0)), (inner,), eps=1e-9, atol=1e-3
+    )
+
+
+def test_the_distance_loss_is_the_log_loss_of_reaching_the_distances() -> None:
+    mae = torch.tensor([0.005, 0.03, 0.4], dtype=torch.float64)
+    log_sigma, nu = torch.full_like(mae, math.log(0.01)), torch.full_like(mae, 4.0)
+    distances = torch.log(torch.tensor([0.01, 0.1], dtype=torch.float64))
+    found = distance_bce(mae, log_sigma, nu, distances)
+    p = excursion.survival(np.array([1.0, 10.0]), 4.0)
+    reached = np.array([[0, 0], [1, 0], [1, 1]])
+    expected = -(reached * np.log(p) + (1 - reached) * np.log1p(-p)).mean(axis=1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_the_distance_loss_is_least_at_the_true_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mae = 0.01 * torch.randn(200_000, generator=generator, dtype=torch.float64).abs()
+    distances = torch.linspace(math.log(0.003), math.log(0.03), 8, dtype=torch.float64)
+    losses = [
+        float(
+            distance_bce(
+                mae, torch.full_like(mae, math.log(scale)), torch.full_like(mae, 30.0), distances
+            ).mean()
+        )
+        for scale in (0.007, 0.0098, 0.014)
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_a_certain_outcome_has_a_finite_loss() -> None:
+    mae, sigma = torch.tensor([0.0, 0.9]), torch.tensor([math.log(1e-6), math.log(5.0)])
+    losses = distance_bce(mae, sigma, torch.full((2,), 4.0), torch.log(torch.tensor([0.01, 0.5])))
+    assert torch.isfinite(losses).all()
