@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from riskml import __version__, cli_lifecycle, cli_verbs
+from riskml import __version__, cli_lifecycle, cli_search, cli_verbs
 from riskml.cli_output import FAILED, REFUSED, USAGE, Outcome, Progress, outcome_json, print_outcome
 from riskml.errors import BundleError, ConfigError, DataError, Problem, RiskmlError
 from riskml.units import to_us
@@ -186,6 +186,7 @@ def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
     fit.add_argument("--seed", type=int, help="default: the recipe's")
     fit.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite beside RUN)")
     fit.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    _add_search(verbs)
     export = _verb(
         verbs,
         "export",
@@ -211,6 +212,25 @@ def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
     evaluate.add_argument("--markets", help="names separated by commas (default: the bundle's)")
     evaluate.add_argument("--accounts", action="store_true", help="account measures as well")
     evaluate.add_argument("--out", metavar="FILE", required=True)
+
+
+def _add_search(verbs: _Verbs[_Parser]) -> None:
+    search = _verb(
+        verbs,
+        "search",
+        cli_search.search,
+        "search a recipe's keys by many short fits; goes on where it was cut off",
+        "--data runs/data --space space.toml --trials 40 --out runs/search",
+    )
+    search.add_argument("--data", metavar="DIR", required=True)
+    search.add_argument("--space", metavar="FILE", required=True, help="keys and ranges, TOML")
+    search.add_argument("--trials", type=_positive, default=30, metavar="N", help="in all (default 30)")
+    search.add_argument("--out", metavar="DIR", required=True)
+    search.add_argument("--storage", metavar="URI", help="Optuna storage (default: SQLite in DIR)")
+    _time(search, "--fit-end", help="end of the fit part (default: 70 %% of the range)")
+    _time(search, "--calibrate-end", help="end of the calibrate part (default: 85 %%)")
+    search.add_argument("--seed", type=int, default=7, help="of the draws (default 7)")
+    search.add_argument("--tracking-uri", metavar="URI", help="MLflow store (default: SQLite in DIR)")
 
 
 def _add_scoring_verbs(verbs: _Verbs[_Parser]) -> None:

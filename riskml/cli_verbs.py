@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "data": {"pandas", "pyarrow", "polars", "numba"},
-    "train": {"torch", "pytorch_lightning", "mlflow", "sklearn", "onnx", "onnxscript"},
+    "train": {"torch", "pytorch_lightning", "mlflow", "sklearn", "onnx", "onnxscript", "optuna"},
     "report": {"matplotlib", "jinja2"},
 }
 """Which extra brings which module, for the message when one is missing."""

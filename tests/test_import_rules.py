@@ -50,6 +50,7 @@ RULES: dict[str, Rule] = {
             "onnx",
             "onnxscript",
             "onnx_ir",
+            "optuna",
             "matplotlib",
             "lightgbm",
             "arch",

@@ -18,6 +18,8 @@ from riskml.errors import ConfigError, missing_extra
 from riskml.learning.runs import PLOTS, TRACKING_FILE, write_json
 
 EXPERIMENT = "riskml"
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""Aliases in the model registry: what is released, and what was held against it last."""
 _METRICS_PER_CALL = 1000
 """MLflow's limit; one call per metric would take 10 ms each."""
 
@@ -107,6 +109,140 @@ def track_bundle(run: Path, bundle: Path) -> bool:
     with _store(place["tracking_uri"]) as client:
         client.log_artifacts(place["run_id"], str(bundle), "bundle")
     return True
+
+
+def open_group(folder: Path, name: str, parameters: Mapping[str, Any], tracking_uri: str) -> str:
+    """Open the run that the trials of a search are children of; the same one when the search goes on.
+
+    Parameters
+    ----------
+    folder : of the search; remembers the run in ``tracking.json``.
+    parameters : nested; logged flat with dots.
+
+    Raises
+    ------
+    ConfigError : the store cannot be reached.
+    """
+    file = folder / TRACKING_FILE
+    if file.is_file():
+        place = json.loads(file.read_text(encoding="utf-8"))
+        if place["tracking_uri"] == tracking_uri:
+            return str(place["run_id"])
+    with _store(tracking_uri) as client:
+        from mlflow.entities import Param
+
+        experiment = _experiment(client, tracking_uri, folder / name)
+        run_id = str(client.create_run(experiment, run_name=name).info.run_id)
+        flat = {key: str(value)[:500] for key, value in _flatten(parameters).items()}
+        client.log_batch(run_id, params=[Param(key, value) for key, value in flat.items()])
+    write_json(file, {"tracking_uri": tracking_uri, "run_id": run_id})
+    return run_id
+
+
+def record_child(
+    tracking_uri: str,
+    group: str,
+    run: Path,
+    searched: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    failed: str = "",
+) -> str:
+    """Put a tracked run, or a trial that left none, below the run of its search; one batch either way.
+
+    Parameters
+    ----------
+    group : what :func:`open_group` returned.
+    run : RUN folder of the trial.
+    searched : values that were drawn, by key of the recipe; they become tags.
+    failed : why the trial came to nothing; it is recorded as a failed run.
+
+    Raises
+    ------
+    ConfigError : the store cannot be reached.
+    """
+    file = run / TRACKING_FILE
+    with _store(tracking_uri) as client:
+        from mlflow.entities import Metric, RunTag
+
+        if file.is_file() and not failed:
+            run_id = str(json.loads(file.read_text(encoding="utf-8"))["run_id"])
+        else:
+            experiment = client.get_run(group).info.experiment_id
+            run_id = str(client.create_run(experiment, run_name=run.name).info.run_id)
+        tags = {"mlflow.parentRunId": group, **{f"searched.{key}": value for key, value in searched.items()}}
+        if failed:
+            tags["failed"] = failed
+        client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(value), 0, 0) for key, value in (metrics or {}).items()],
+            tags=[RunTag(key, str(value)[:500]) for key, value in tags.items()],
+        )
+        if failed:
+            client.set_terminated(run_id, status="FAILED")
+    return run_id
+
+
+def close_group(group: str, tracking_uri: str, metrics: Mapping[str, float]) -> None:
+    """End the run of a search with what it found; a search that goes on ends it again.
+
+    Raises
+    ------
+    ConfigError : the store cannot be reached.
+    """
+    with _store(tracking_uri) as client:
+        from mlflow.entities import Metric
+
+        client.log_batch(group, metrics=[Metric(key, float(value), 0, 0) for key, value in metrics.items()])
+        client.set_terminated(group)
+
+
+def register_bundle(run: Path, bundle: Path, alias: str, tags: Mapping[str, str]) -> str | None:
+    """Register a run's bundle as a version of its model and give it an alias.
+
+    Parameters
+    ----------
+    run : RUN folder; its bundle is attached to the tracked run first, if it is not yet.
+    bundle : verified bundle folder.
+    alias : ``champion`` for what is released, ``challenger`` for what was held against it. The
+        alias leaves the version that had it; a new champion is no challenger any more.
+    tags : ``bundle_id`` and ``model`` (``riskml-<interval>``) are required; all are set on the version.
+
+    Returns
+    -------
+    str : number of the version; None when the run is not tracked. A bundle that is registered
+        already keeps its version.
+
+    Raises
+    ------
+    ConfigError : the store cannot be reached.
+    """
+    file = run / TRACKING_FILE
+    if not file.is_file():
+        return None
+    place = json.loads(file.read_text(encoding="utf-8"))
+    name = tags["model"]
+    with _store(place["tracking_uri"]) as client:
+        if not client.list_artifacts(place["run_id"], "bundle"):
+            client.log_artifacts(place["run_id"], str(bundle), "bundle")
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        known = client.search_model_versions(f"name = '{name}' and tags.bundle_id = '{tags['bundle_id']}'")
+        if known:
+            version = str(known[0].version)
+        else:
+            source = f"{client.get_run(place['run_id']).info.artifact_uri}/bundle"
+            made = client.create_model_version(name, source, run_id=place["run_id"], tags=dict(tags))
+            version = str(made.version)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, value)
+        aliases = client.get_registered_model(name).aliases
+        if alias == CHALLENGER and str(aliases.get(CHAMPION)) == version:
+            return version
+        client.set_registered_model_alias(name, alias, version)
+        if alias == CHAMPION and str(aliases.get(CHALLENGER)) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+    return version
 
 
 def _experiment(client: Any, uri: str, run: Path) -> str:
