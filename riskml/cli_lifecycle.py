@@ -5,9 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from riskml.cli_output import MAX_PROBLEMS, REFUSED, Outcome, Progress, text_table
+from riskml.cli_output import FAILED, MAX_PROBLEMS, REFUSED, Outcome, Progress, text_table
 from riskml.cli_verbs import name_list, optional_imports, read_json
-from riskml.errors import ConfigError, DataError
+from riskml.errors import ConfigError, DataError, Problem
+
+SHOWN_CHARACTERS = 40
+"""Of a value in the tables of ``compare``."""
+TRACKING_FILE = "tracking.json"
+"""In a RUN folder that is tracked; named here because the command line loads no learning library."""
 
 
 def replay(options: Namespace, progress: Progress) -> Outcome:
@@ -171,18 +176,40 @@ def diff(options: Namespace, progress: Progress) -> Outcome:
 
 
 def compare(options: Namespace, progress: Progress) -> Outcome:
-    """Print the metrics of two runs side by side."""
+    """Print how two runs differ: recipe, data, and metrics with the better of the two."""
     from riskml.report.bundles import run_metrics
+    from riskml.report.compare import compare_runs
 
     first, second = run_metrics(options.first), run_metrics(options.second)
-    names = [*first, *(name for name in second if name not in first)]
-    rows = []
-    for name in names:
-        one, two = first.get(name), second.get(name)
-        change = None if one is None or two is None else two - one
-        rows.append([name, one, two, change])
-    text = text_table(["metric", Path(options.first).name, Path(options.second).name, "change"], rows)
-    return Outcome(text, (), {"metrics": len(names)}, extra={"first": first, "second": second})
+    found = compare_runs(options.first, options.second)
+    names = (Path(options.first).name, Path(options.second).name)
+    shown = {"first": names[0], "second": names[1]}
+    rows = [
+        [item.metric, item.first, item.second, item.change, shown.get(item.better, item.better)]
+        for item in found.metrics
+    ]
+    parts = [text_table(["metric", *names, "change", "better"], rows)]
+    for title, differing in (("recipe", found.recipe), ("data", found.data)):
+        if differing:
+            table = [[name, _short(one), _short(two)] for name, (one, two) in differing.items()]
+            parts.append(text_table([title, *names], table))
+        else:
+            parts.append(f"{title}: no difference")
+    counts = {"metrics": len(found.metrics), "recipe": len(found.recipe), "data": len(found.data)}
+    extra = {
+        "first": first,
+        "second": second,
+        "recipe": found.recipe,
+        "data": found.data,
+        "metrics": [vars(item) for item in found.metrics],
+    }
+    return Outcome("\n\n".join(parts), (), counts, extra=extra)
+
+
+def _short(value: object) -> object:
+    """A long list of names as its head; --json has all of it."""
+    text = str(value)
+    return f"{text[:SHOWN_CHARACTERS]} ..." if len(text) > SHOWN_CHARACTERS else value
 
 
 def promote(options: Namespace, progress: Progress) -> Outcome:
@@ -202,15 +229,51 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
     manifest = verify_bundle(bundle)
     now = current_release(models)
     verdict = judge(evaluation, now[1] if now else None)
-    rows = [[name, ours, theirs] for name, (ours, theirs) in verdict.scores.items()]
-    text = text_table(["metric", "candidate", now[0].name if now else "release"], rows)
+    text = text_table(
+        ["metric", "horizon", "candidate", now[0].name if now else "release", "baseline", "verdict"],
+        [
+            [line.metric, line.horizon, line.candidate, line.release, line.baseline, line.verdict]
+            for line in verdict.table
+        ],
+    )
+    extra = {"bundle_id": manifest.bundle_id, "table": [vars(line) for line in verdict.table]}
+    tags = {
+        "bundle_id": manifest.bundle_id,
+        "model": f"riskml-{manifest.interval}",
+        "riskml_version": manifest.riskml_version,
+        "verdict": ", ".join(problem.code for problem in verdict.problems) or "released",
+    }
     if verdict.problems:
-        return Outcome(f"{text}\nnot released:", (), {}, verdict.problems, REFUSED)
+        registered, _ = _register(run, bundle, "challenger", tags)
+        return Outcome(f"{text}\n{registered}not released:", (), {}, verdict.problems, REFUSED, extra)
     name = options.name or f"perp-{manifest.interval}-{manifest.riskml_version}"
     target = release(bundle, evaluation, models, name)
+    registered, problems = _register(run, bundle, "champion", {**tags, "release": name})
     return Outcome(
-        f"{text}\nreleased {manifest.bundle_id}", (target,), extra={"bundle_id": manifest.bundle_id}
+        f"{text}\n{registered}released {manifest.bundle_id}",
+        (target,),
+        {},
+        problems,
+        FAILED if problems else 0,
+        extra,
     )
+
+
+def _register(run: Path, bundle: Path, alias: str, tags: dict[str, str]) -> tuple[str, tuple[Problem, ...]]:
+    """Put the bundle into the model registry: a line to print, and what went wrong.
+
+    The registry is a record: a store that is away does not undo a release, but it is said.
+    """
+    if not (run / TRACKING_FILE).is_file():
+        return "", ()
+    with optional_imports():
+        from riskml.learning.registry import register_bundle
+    try:
+        version = register_bundle(run, bundle, alias, tags)
+    except ConfigError as error:
+        problem = Problem("not-registered", error.message, error.fix or "")
+        return f"not in the model registry: {error.message}\n", (problem,)
+    return f"{tags['model']} version {version} is the {alias}\n", ()
 
 
 def demo(options: Namespace, progress: Progress) -> Outcome:

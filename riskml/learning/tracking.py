@@ -18,8 +18,6 @@ from riskml.errors import ConfigError, missing_extra
 from riskml.learning.runs import PLOTS, TRACKING_FILE, write_json
 
 EXPERIMENT = "riskml"
-CHAMPION, CHALLENGER = "champion", "challenger"
-"""Aliases in the model registry: what is released, and what was held against it last."""
 _METRICS_PER_CALL = 1000
 """MLflow's limit; one call per metric would take 10 ms each."""
 
@@ -79,7 +77,7 @@ def track_run(
         if key != "epoch"
     ]
     points += [(key, float(value), len(history)) for key, value in metrics.items()]
-    with _store(uri) as client:
+    with tracking_store(uri) as client:
         from mlflow.entities import Metric, Param
 
         run_id = str(client.create_run(_experiment(client, uri, run), run_name=name).info.run_id)
@@ -106,7 +104,7 @@ def track_bundle(run: Path, bundle: Path) -> bool:
     if not file.is_file():
         return False
     place = json.loads(file.read_text(encoding="utf-8"))
-    with _store(place["tracking_uri"]) as client:
+    with tracking_store(place["tracking_uri"]) as client:
         client.log_artifacts(place["run_id"], str(bundle), "bundle")
     return True
 
@@ -128,7 +126,7 @@ def open_group(folder: Path, name: str, parameters: Mapping[str, Any], tracking_
         place = json.loads(file.read_text(encoding="utf-8"))
         if place["tracking_uri"] == tracking_uri:
             return str(place["run_id"])
-    with _store(tracking_uri) as client:
+    with tracking_store(tracking_uri) as client:
         from mlflow.entities import Param
 
         experiment = _experiment(client, tracking_uri, folder / name)
@@ -162,7 +160,7 @@ def record_child(
     ConfigError : the store cannot be reached.
     """
     file = run / TRACKING_FILE
-    with _store(tracking_uri) as client:
+    with tracking_store(tracking_uri) as client:
         from mlflow.entities import Metric, RunTag
 
         if file.is_file() and not failed:
@@ -190,59 +188,11 @@ def close_group(group: str, tracking_uri: str, metrics: Mapping[str, float]) -> 
     ------
     ConfigError : the store cannot be reached.
     """
-    with _store(tracking_uri) as client:
+    with tracking_store(tracking_uri) as client:
         from mlflow.entities import Metric
 
         client.log_batch(group, metrics=[Metric(key, float(value), 0, 0) for key, value in metrics.items()])
         client.set_terminated(group)
-
-
-def register_bundle(run: Path, bundle: Path, alias: str, tags: Mapping[str, str]) -> str | None:
-    """Register a run's bundle as a version of its model and give it an alias.
-
-    Parameters
-    ----------
-    run : RUN folder; its bundle is attached to the tracked run first, if it is not yet.
-    bundle : verified bundle folder.
-    alias : ``champion`` for what is released, ``challenger`` for what was held against it. The
-        alias leaves the version that had it; a new champion is no challenger any more.
-    tags : ``bundle_id`` and ``model`` (``riskml-<interval>``) are required; all are set on the version.
-
-    Returns
-    -------
-    str : number of the version; None when the run is not tracked. A bundle that is registered
-        already keeps its version.
-
-    Raises
-    ------
-    ConfigError : the store cannot be reached.
-    """
-    file = run / TRACKING_FILE
-    if not file.is_file():
-        return None
-    place = json.loads(file.read_text(encoding="utf-8"))
-    name = tags["model"]
-    with _store(place["tracking_uri"]) as client:
-        if not client.list_artifacts(place["run_id"], "bundle"):
-            client.log_artifacts(place["run_id"], str(bundle), "bundle")
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        known = client.search_model_versions(f"name = '{name}' and tags.bundle_id = '{tags['bundle_id']}'")
-        if known:
-            version = str(known[0].version)
-        else:
-            source = f"{client.get_run(place['run_id']).info.artifact_uri}/bundle"
-            made = client.create_model_version(name, source, run_id=place["run_id"], tags=dict(tags))
-            version = str(made.version)
-        for key, value in tags.items():
-            client.set_model_version_tag(name, version, key, value)
-        aliases = client.get_registered_model(name).aliases
-        if alias == CHALLENGER and str(aliases.get(CHAMPION)) == version:
-            return version
-        client.set_registered_model_alias(name, alias, version)
-        if alias == CHAMPION and str(aliases.get(CHALLENGER)) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
-    return version
 
 
 def _experiment(client: Any, uri: str, run: Path) -> str:
@@ -256,7 +206,7 @@ def _experiment(client: Any, uri: str, run: Path) -> str:
 
 
 @contextmanager
-def _store(uri: str) -> Iterator[Any]:
+def tracking_store(uri: str) -> Iterator[Any]:
     """A client of the store; whatever fails inside becomes a ConfigError that names the store."""
     check_tracking_uri(uri)
     with warnings.catch_warnings():

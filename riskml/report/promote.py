@@ -2,8 +2,9 @@
 
 Both are judged by their evaluations on the same rows. QLIKE and log-loss are pooled over
 markets; for each, the mean over horizons decides. The candidate has to be better in one
-and not worse in the other. A release's evaluation lies beside its folder, because a
-bundle's identity covers every file inside.
+and not worse in the other, and it has to cover wherever the release does: sharper margins
+that are breached too often are no progress. A release's evaluation lies beside its folder,
+because a bundle's identity covers every file inside.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,29 @@ from riskml.errors import BundleError, DataError, Problem
 
 DECIDING = ("qlike", "log_loss")
 """Metrics that decide; lower is better."""
+COVERAGE = "breach_rate"
+"""Share of rows whose excursion passes the 99.5 % margin, mean of both sides, pooled over markets."""
+COVERED = (0.0035, 0.0065)
+"""Breach rates that count as covered, DESIGN section 7: .35 to .65 % where .5 % is promised."""
 CANDIDATE = "riskml"
 """The bundle's name among the models of an evaluation."""
 TOLERANCE = 1e-9
 """Relative; two evaluations of the same bundle tie."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table: a metric of one horizon, or the mean that decides."""
+
+    metric: str
+    horizon: str
+    """A horizon, or ``mean`` for what decides."""
+    candidate: float | None
+    release: float | None
+    """None without a release, or where its evaluation lacks the metric."""
+    baseline: float | None
+    verdict: str
+    """``better``, ``worse`` or ``same`` than the release; of coverage ``holds`` or ``outside``."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,8 @@ class Verdict:
     """Why not; empty = promoted."""
     scores: Mapping[str, tuple[float, float | None]]
     """Per deciding metric: candidate, release (None without a release)."""
+    table: tuple[Comparison, ...] = ()
+    """What the verdict rests on, by metric and horizon."""
 
 
 def pooled_scores(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -73,8 +95,9 @@ def judge(candidate: Mapping[str, Any], release: Mapping[str, Any] | None) -> Ve
             _refusal("in-sample", "the evaluation has rows that the bundle has seen", "evaluate later data")
         )
     ours = pooled_scores(candidate)
+    table = protocol_table(candidate, release)
     if release is None:
-        return Verdict(tuple(problems), {name: (value, None) for name, value in ours.items()})
+        return Verdict(tuple(problems), {name: (value, None) for name, value in ours.items()}, table)
     if _rows(candidate) != _rows(release):
         problems.append(
             _refusal(
@@ -92,7 +115,80 @@ def judge(candidate: Mapping[str, Any], release: Mapping[str, Any] | None) -> Ve
         problems.append(_refusal("worse", f"{name} is {new:.6g}, the release has {old:.6g}", ""))
     if not worse and not better:
         problems.append(_refusal("not-better", "no deciding metric is better than the release's", ""))
-    return Verdict(tuple(problems), {name: (new, old) for name, (new, old) in scores.items()})
+    problems += _lost_coverage(table)
+    return Verdict(tuple(problems), {name: (new, old) for name, (new, old) in scores.items()}, table)
+
+
+def protocol_table(candidate: Mapping[str, Any], release: Mapping[str, Any] | None) -> tuple[Comparison, ...]:
+    """Candidate, release and baseline by metric and horizon, pooled over markets.
+
+    A metric that the candidate's evaluation lacks is left out, unless the release's has it.
+    """
+    lines = []
+    for metric in (*DECIDING, COVERAGE):
+        ours, baseline = _by_horizon(candidate, metric, "value"), _by_horizon(candidate, metric, "baseline")
+        theirs = {} if release is None else _by_horizon(release, metric, "value")
+        for horizon in dict.fromkeys([*ours, *theirs]):
+            new, old = ours.get(horizon), theirs.get(horizon)
+            lines.append(
+                Comparison(metric, horizon, new, old, baseline.get(horizon), _line_verdict(metric, new, old))
+            )
+        if metric in DECIDING and ours:
+            new, old = _mean(ours), _mean(theirs)
+            lines.append(
+                Comparison(metric, "mean", new, old, _mean(baseline), _line_verdict(metric, new, old))
+            )
+    return tuple(lines)
+
+
+def _by_horizon(evaluation: Mapping[str, Any], metric: str, field: str) -> dict[str, float]:
+    """Pooled value per horizon, the mean of both sides where a metric has sides."""
+    found: dict[str, list[float]] = {}
+    for row in evaluation["metrics"]:
+        if row["metric"] == metric and row["model"] == CANDIDATE and row["market"] == "all":
+            value = row.get(field)
+            if value is not None:
+                found.setdefault(row["horizon"], []).append(float(value))
+    return {horizon: sum(values) / len(values) for horizon, values in found.items()}
+
+
+def _mean(values: Mapping[str, float]) -> float | None:
+    return sum(values.values()) / len(values) if values else None
+
+
+def _line_verdict(metric: str, new: float | None, old: float | None) -> str:
+    if new is None:
+        return "missing"
+    if metric == COVERAGE:
+        return "holds" if _covered(new) else "outside"
+    if old is None:
+        return ""
+    if abs(new - old) <= TOLERANCE * abs(old):
+        return "same"
+    return "better" if new < old else "worse"
+
+
+def _covered(rate: float) -> bool:
+    return COVERED[0] <= rate <= COVERED[1]
+
+
+def _lost_coverage(table: Sequence[Comparison]) -> list[Problem]:
+    """A refusal per horizon where the release covers and the candidate does not."""
+    span = f"{100.0 * COVERED[0]:.2f} to {100.0 * COVERED[1]:.2f} %"
+    problems = []
+    for line in table:
+        if line.metric != COVERAGE or line.release is None or not _covered(line.release):
+            continue
+        if line.candidate is None:
+            message = f"the evaluation has no {COVERAGE} at {line.horizon}, which the release has"
+            problems.append(_refusal("coverage-lost", message, "evaluate the bundle again"))
+        elif not _covered(line.candidate):
+            message = (
+                f"at {line.horizon} {100.0 * line.candidate:.3f} % of rows breach the 99.5 % margin, "
+                f"{span} is required; the release has {100.0 * line.release:.3f} %"
+            )
+            problems.append(_refusal("coverage-lost", message, ""))
+    return problems
 
 
 def current_release(models: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -69,6 +69,51 @@ def evaluation(bundle_id: str, qlike: float, log_loss: float, **changes: Any) ->
     return {**record, "metrics": metrics, **changes}
 
 
+def with_coverage(record: dict[str, Any], rates: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """An evaluation with pooled breach rates (down, up) per horizon."""
+    rows = [
+        {"metric": "breach_rate", "model": "riskml", "horizon": horizon, "market": "all", "side": side}
+        | {"value": value, "baseline": 0.01}
+        for horizon, both in rates.items()
+        for side, value in zip(("down", "up"), both, strict=True)
+    ]
+    return {**record, "metrics": [*record["metrics"], *rows]}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "codes"),
+    [
+        ({"8h": (0.005, 0.005)}, {"8h": (0.005, 0.005)}, []),
+        ({"8h": (0.003, 0.005)}, {"8h": (0.005, 0.005)}, []),  # the mean of both sides decides
+        ({"8h": (0.009, 0.007)}, {"8h": (0.005, 0.005)}, ["coverage-lost"]),
+        ({"8h": (0.001, 0.002)}, {"8h": (0.005, 0.005)}, ["coverage-lost"]),
+        ({}, {"8h": (0.005, 0.005)}, ["coverage-lost"]),
+        ({"8h": (0.009, 0.007)}, {"8h": (0.009, 0.009)}, []),  # the release does not hold it either
+        ({"8h": (0.009, 0.007)}, {}, []),
+    ],
+)
+def test_a_candidate_covers_wherever_the_release_does(
+    ours: dict[str, tuple[float, float]], theirs: dict[str, tuple[float, float]], codes: list[str]
+) -> None:
+    candidate = with_coverage(evaluation("new", 0.4, 0.1), ours)
+    verdict = judge(candidate, with_coverage(evaluation("old", 0.5, 0.1), theirs))
+    assert [problem.code for problem in verdict.problems] == codes
+
+
+def test_the_table_has_every_metric_by_horizon_with_the_baseline() -> None:
+    candidate = with_coverage(evaluation("new", 0.4, 0.1), {"8h": (0.004, 0.008)})
+    for row in candidate["metrics"]:
+        row.setdefault("baseline", 0.6)
+    table = judge(candidate, evaluation("old", 0.5, 0.1)).table
+    assert [(line.metric, line.horizon, line.verdict) for line in table] == [
+        *(("qlike", horizon, "better") for horizon in ("1h", "8h", "24h", "mean")),
+        *(("log_loss", horizon, "same") for horizon in ("1h", "8h", "24h", "mean")),
+        ("breach_rate", "8h", "holds"),
+    ]
+    assert (table[0].candidate, table[0].release, table[0].baseline) == (0.4, 0.5, 0.6)
+    assert (table[-1].candidate, table[-1].release) == (0.006, None)
+
+
 def test_without_a_release_an_out_of_sample_evaluation_is_enough() -> None:
     assert judge(evaluation("x", 0.5, 0.1), None).problems == ()
 
@@ -173,6 +218,39 @@ def test_inspect_refuses_a_bundle_with_one_byte_changed(
     (tmp_path / "bundle" / "market.onnx").write_bytes(b"n")
     assert cli.main(["inspect", str(tmp_path / "bundle"), "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["problems"][0]["code"] == "bundle-refused"
+
+
+def write_run(folder: Path, recipe: dict[str, Any], data: dict[str, Any], **metrics: float) -> None:
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "history": [{"epoch": 0, "x": 1.0}]}))
+    (folder / "run.json").write_text(json.dumps({"recipe": recipe, **data}))
+
+
+def test_compare_names_recipe_data_and_the_better_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"fit_end": "2024-01-01", "markets": ["BTC"], "data_hashes": {"bars/a": "1", "bars/b": "2"}}
+    two = {"fit_end": "2024-02-01", "markets": ["BTC"], "data_hashes": {"bars/a": "1", "bars/b": "3"}}
+    first, second = tmp_path / "one", tmp_path / "two"
+    numbers = {"validation_loss": 0.5, "calibrate_breach_rate_1h": 0.004, "calibrate_qlike_1h": 0.3}
+    write_run(first, {"seed": 7, "training": {"epochs": 3}}, one, **numbers, epoch=2)
+    numbers = {"validation_loss": 0.4, "calibrate_breach_rate_1h": 0.009, "calibrate_qlike_1h": 0.3}
+    write_run(second, {"seed": 7, "training": {"epochs": 9}}, two, **numbers, epoch=5)
+    assert cli.main(["compare", str(first), str(second), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["recipe"] == {"training.epochs": [3, 9]}
+    assert said["data"] == {
+        "fit_end": ["2024-01-01", "2024-02-01"],
+        "table bars": ["2 files", "2 files, 1 differ"],
+    }
+    assert {item["metric"]: item["better"] for item in said["metrics"]} == {
+        "validation_loss": "second",
+        "calibrate_breach_rate_1h": "first",
+        "calibrate_qlike_1h": "same",
+        "epoch": "",
+    }
+    assert cli.main(["compare", str(first), str(first)]) == 0
+    assert "recipe: no difference" in capsys.readouterr().out
 
 
 def test_compare_shows_metrics_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
