@@ -7,11 +7,13 @@ the bundle's manifest then know these features only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from riskml.arrays import Bool1D
 from riskml.errors import DataError
 from riskml.features.catalog import fingerprint, select
 from riskml.learning.recipe import NetworkSpec, feature_names
@@ -46,8 +48,38 @@ def recipe_columns(data: Dataset, spec: NetworkSpec) -> Dataset:
             "the dataset has none of the features that the recipe names",
             fix="build the dataset with these features, or change [network] features",
         )
+    return _only(data, kept)
+
+
+def covered_columns(data: Dataset, rows: Bool1D, markets: Sequence[int], spec: NetworkSpec) -> Dataset:
+    """The dataset without features that the train rows hardly know.
+
+    Parameters
+    ----------
+    data : dataset with the recipe's features.
+    rows : [n_bars] train rows.
+    markets : positions of the fitted markets.
+    spec : ``min_coverage`` of the bars that are there; features of the skip stay whatever they cover.
+
+    Notes
+    -----
+    A source that begins after the train part would enter the network through weights that nothing has
+    taught; one that covers an episode tells which episode it is.
+    """
+    present = np.isfinite(data.close[:, markets][rows])
+    total = max(int(present.sum()), 1)
+
+    def covers(index: int, name: str) -> bool:
+        known = np.isfinite(data.features[:, markets, index][rows]) & present
+        return name in spec.har_features or float(known.sum()) / total >= spec.min_coverage
+
+    return _only(data, tuple(name for index, name in enumerate(data.feature_names) if covers(index, name)))
+
+
+def _only(data: Dataset, kept: tuple[str, ...]) -> Dataset:
     if kept == data.feature_names:
         return data
+    place = {name: index for index, name in enumerate(data.feature_names)}
     columns = np.array([place[name] for name in kept])
     info = replace(data.info, features=kept, fingerprint=fingerprint(select(kept), data.info.interval))
     return replace(data, info=info, feature_names=kept, features=data.features[:, :, columns])

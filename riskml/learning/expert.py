@@ -10,7 +10,8 @@ their log variances beats both. Two things have to be kept honest:
   expert's forecast is therefore *cross-fitted*: the part is cut into contiguous blocks, each forecast by
   trees that saw the other blocks only, a purge apart. Behind the fit part the final trees speak.
 
-The expert's weight beside the network is chosen per horizon on the validation tail.
+The expert's weight beside the network is the one that is best on the validation tail, moved halfway to one
+half: some months cannot tell more, and equal weights are hard to beat (Bates and Granger 1969).
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class _Fitter:
 def choose_weights(
     network_log: Float3D, expert_log: Float3D, variance: Float3D, rows: Bool1D, usable: Bool2D
 ) -> Float1D:
-    """Weight of the expert per horizon [n_horizons] with the least QLIKE of the mean of logs.
+    """Weight of the expert per horizon [n_horizons]: that of the least QLIKE, moved halfway to one half.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def choose_weights(
         for weight in WEIGHTS:
             ratio = (target - (1.0 - weight) * ours - weight * theirs)[known]
             losses.append(float((np.exp(ratio) - ratio - 1.0).mean()))
-        result[h] = WEIGHTS[int(np.argmin(losses))]
+        result[h] = 0.5 * (WEIGHTS[int(np.argmin(losses))] + 0.5)
     return result
 
 

@@ -24,7 +24,7 @@ import riskml
 from riskml.arrays import FloatND
 from riskml.errors import ConfigError, DataError
 from riskml.learning.calibrate import Calibration, choose_calibration
-from riskml.learning.columns import missing_columns, recipe_columns
+from riskml.learning.columns import covered_columns, missing_columns, recipe_columns
 from riskml.learning.expert import ExpertData, ExpertFit, choose_weights, fit_expert
 from riskml.learning.inference import DenseForecast, forecast_panel, start_panel
 from riskml.learning.networks.ensemble import EnsembleNet
@@ -208,6 +208,7 @@ def _prepare(data: Dataset, recipe: Recipe, fit_end: TimeLike | None, calibrate_
         calibrate_end=calibrate_end,
     )
     markets = fitted_markets(data.markets)
+    data = covered_columns(data, splits.rows(data.ts, "train"), markets, recipe.network)
     families = feature_families(data.feature_names)
     roles = FeatureRoles.of(data.feature_names, recipe.network, families)
     net = make_net(recipe, roles, len(info.horizons))

@@ -69,6 +69,9 @@ class NetworkSpec:
     """Log-variance features of the skip connection."""
     sequence_features: tuple[str, ...] = _SEQUENCE
     """Fast inputs of the sequence part; slow ones there memorise the calendar."""
+    min_coverage: float = 0.25
+    """Share of the train rows that a feature has to be known on; one seen less is never read. What is learnt of
+    an episode does not hold after it, and of a source that begins later nothing was learnt at all."""
     sequence_level: str = "log_har_7d"
     """Subtracted from log variances in the sequence part, which then sees shape, not level."""
 
@@ -274,6 +277,7 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             "[network] a dropout has to lie in [0, 1)",
         ),
         (bool(network.har_features), "[network] har_features must not be empty"),
+        (0 <= network.min_coverage < 1, "[network] min_coverage has to lie in [0, 1)"),
         (
             min(training.epochs, training.patience, training.chunk_bars, training.batch_chunks) >= 1,
             "[training] epochs, patience, chunk_bars and batch_chunks have to be at least 1",

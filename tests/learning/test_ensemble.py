@@ -171,11 +171,11 @@ def test_the_weight_follows_the_better_forecast() -> None:
     truth = draw.standard_normal((500, 2, 3))
     noisy = truth + draw.standard_normal(truth.shape)
     rows, usable = np.arange(500) < 400, np.ones((500, 2), dtype=np.bool_)
-    assert choose_weights(noisy, truth, np.exp(truth), rows, usable).tolist() == [1.0] * 3
-    assert choose_weights(truth, noisy, np.exp(truth), rows, usable).tolist() == [0.0] * 3
+    assert choose_weights(noisy, truth, np.exp(truth), rows, usable).tolist() == [0.75] * 3
+    assert choose_weights(truth, noisy, np.exp(truth), rows, usable).tolist() == [0.25] * 3
     other = truth + draw.standard_normal(truth.shape)
-    assert ((w := choose_weights(noisy, other, np.exp(truth), rows, usable)) > 0.2).all()
-    assert (w < 0.8).all()
+    assert ((w := choose_weights(noisy, other, np.exp(truth), rows, usable)) > 0.4).all()
+    assert (w < 0.6).all()
     assert choose_weights(noisy, other, np.exp(truth), ~rows & False, usable).tolist() == [0.5] * 3
 
 
