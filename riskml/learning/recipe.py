@@ -70,8 +70,8 @@ class NetworkSpec:
     sequence_features: tuple[str, ...] = _SEQUENCE
     """Fast inputs of the sequence part; slow ones there memorise the calendar."""
     min_coverage: float = 0.25
-    """Share of the train rows that a feature has to be known on; one seen less is never read. What is learnt of
-    an episode does not hold after it, and of a source that begins later nothing was learnt at all."""
+    """Share of the train rows that a feature has to be known on; one seen less is never read. What is learnt
+    of an episode does not hold after it, and of a source that begins later nothing was learnt at all."""
     sequence_level: str = "log_har_7d"
     """Subtracted from log variances in the sequence part, which then sees shape, not level."""
 
