@@ -15,16 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND, Int1D, TimeUs
+from riskml.errors import ConfigError, DataError
+from riskml.learning.baseline import Baseline, closed_before
 from riskml.learning.har import LogHar, fit_log_har
 from riskml.learning.protocol import COVERAGE_LEVEL, Cases, EvaluationData, draw_cases, every_horizon
 from riskml.metrics import fit_logistic, qlike
 from riskml.units import duration_bars, duration_us
 
+Which = Literal["light", "full"]
+"""light: what needs no library; full adds HARQ, GARCH(1,1)-t and gradient boosting where it is offered."""
 HALF_LIVES = ("6h", "12h", "24h", "48h", "96h", "192h")
 DEFAULT_HALF_LIFE = "24h"
 """Used where the lake has too few rows before fit_end to choose one."""
@@ -62,14 +67,22 @@ class Baselines:
     """[n_horizons, 3]: logistic regression of a stress onset on ln fast and ln slow variance."""
     notes: tuple[str, ...]
     """What could not be fitted, and why."""
+    more: tuple[Baseline, ...] = ()
+    """Fitted models of the full set."""
 
     def variance(self, data: EvaluationData) -> dict[str, Float3D]:
         """Variance forecasts [n_bars, n_markets, n_horizons] per model, for all bars."""
         forecasts = {"ewma": ewma_forecast(data, self.half_life)}
         for name, fitted in (("log_har", self.log_har), ("log_har_season", self.log_har_season)):
             if fitted:
-                forecasts[name] = _har_forecast(data, fitted)
-        return forecasts
+                forecasts[name] = har_forecast(data, fitted)
+        offered = {model.name: model.variance(data) for model in self.more}
+        return forecasts | {name: values for name, values in offered.items() if values is not None}
+
+    def margin(self, data: EvaluationData, rows: slice) -> dict[str, FloatND]:
+        """Requirements of the models of the full set that have a law, as :func:`fhs_margins` gives them."""
+        offered = {model.name: model.margin(data, rows) for model in self.more}
+        return {name: values for name, values in offered.items() if values is not None}
 
     def probability(self, data: EvaluationData, cases: Cases, horizon: int) -> dict[str, Float1D]:
         """Probability per model on drawn positions of one horizon."""
@@ -77,7 +90,8 @@ class Baselines:
         forecasts = {"first_passage": first_passage(z)}
         if self.logit_z is not None:
             forecasts["logit_z"] = self.logit_z.predict(horizon, z)
-        return forecasts
+        offered = {model.name: model.probability(data, cases, horizon) for model in self.more}
+        return forecasts | {name: values for name, values in offered.items() if values is not None}
 
     def stress(self, data: EvaluationData, rows: slice) -> dict[str, Float3D]:
         """Probability of a stress onset from the volatility level alone."""
@@ -88,9 +102,59 @@ class Baselines:
 
 
 def fit_baselines(
-    data: EvaluationData, fit_end_us: int, *, published_har: tuple[LogHar, ...] = ()
+    data: EvaluationData,
+    fit_end_us: int,
+    *,
+    published_har: tuple[LogHar, ...] = (),
+    which: Which = "light",
 ) -> Baselines:
     """Fit every baseline on the rows before ``fit_end_us``.
+
+    ``which="full"`` adds the models of :func:`fit_more`. A model of it that cannot be fitted on
+    these data is left out, and ``notes`` says why.
+
+    Raises
+    ------
+    ConfigError : ``which`` is neither light nor full, or a library of the full set is missing.
+    """
+    if which not in ("light", "full"):
+        raise ConfigError(f"baselines are 'light' or 'full', found '{which}'", fix="choose one of the two")
+    light = _fit_light(data, fit_end_us, published_har)
+    if which == "light":
+        return light
+    more, notes = fit_more(data, fit_end_us)
+    return replace(light, more=more, notes=(*light.notes, *notes))
+
+
+def more_models() -> tuple[Baseline, ...]:
+    """What the full set adds, unfitted; boosting only where ``riskml.learning.boosting`` offers it."""
+    from riskml.learning import boosting
+    from riskml.learning.garch import GarchT
+    from riskml.learning.harq import Harq
+
+    models: list[Baseline] = [Harq(), GarchT()]
+    boosted: type[Baseline] | None = getattr(boosting, "BoostingBaseline", None)
+    if boosted is not None:
+        models.append(boosted())
+    return tuple(models)
+
+
+def fit_more(data: EvaluationData, fit_end_us: int) -> tuple[tuple[Baseline, ...], tuple[str, ...]]:
+    """Fit HARQ, GARCH(1,1)-t and boosting (where offered); what was left out is in the notes."""
+    fitted: list[Baseline] = []
+    notes: list[str] = []
+    for model in more_models():
+        try:
+            fitted.append(model.fit(data, fit_end_us))
+        except DataError as error:
+            notes.append(f"{model.name} is left out: {error}")
+    for model in fitted:
+        notes.extend(model.notes)
+    return tuple(fitted), tuple(notes)
+
+
+def _fit_light(data: EvaluationData, fit_end_us: int, published_har: tuple[LogHar, ...]) -> Baselines:
+    """EWMA, log-HAR and logit(z).
 
     A target window has to close by ``fit_end_us``. With fewer than ``MIN_FIT_ROWS`` such
     rows the log-HAR is the one that the bundle carries (``published_har``, fitted on its own
@@ -98,7 +162,7 @@ def fit_baselines(
     still be measured.
     """
     n_usable = min(
-        int(np.isfinite(data.variance[_closed_before(data, fit_end_us, index), :, index]).sum())
+        int(np.isfinite(data.variance[closed_before(data, fit_end_us, index), :, index]).sum())
         for index in range(len(data.horizons))
     )
     if n_usable < MIN_FIT_ROWS:
@@ -108,12 +172,12 @@ def fit_baselines(
             f"logit(z) is left out, EWMA has a half-life of {DEFAULT_HALF_LIFE}"
         )
         return Baselines((DEFAULT_HALF_LIFE,) * len(data.horizons), published_har, (), None, None, (note,))
-    plain, seasonal = _fit_log_har(data, fit_end_us)
+    plain, seasonal = fit_log_hars(data, fit_end_us)
     return Baselines(
-        half_life=_tune_half_life(data, fit_end_us),
+        half_life=tune_half_life(data, fit_end_us),
         log_har=plain,
         log_har_season=seasonal,
-        logit_z=_fit_logit_z(data, fit_end_us),
+        logit_z=fit_logit_z(data, fit_end_us),
         stress_coefficients=_fit_stress(data, fit_end_us),
         notes=(),
     )
@@ -157,23 +221,24 @@ def ewma_forecast(data: EvaluationData, half_life: tuple[str, ...]) -> Float3D:
     return ewma(data.bar_variance, bars) * np.array(data.horizon_bars, dtype=np.float64)
 
 
-def _tune_half_life(data: EvaluationData, fit_end_us: int) -> tuple[str, ...]:
+def tune_half_life(data: EvaluationData, fit_end_us: int) -> tuple[str, ...]:
+    """Half-life per horizon with the smallest QLIKE on the fit rows."""
     bars = np.array([duration_bars(name, data.interval) for name in HALF_LIVES], dtype=np.float64)
     means = ewma(data.bar_variance, bars)
     best = []
     for index, h in enumerate(data.horizon_bars):
-        rows = _closed_before(data, fit_end_us, index)
+        rows = closed_before(data, fit_end_us, index)
         realised = data.variance[rows, :, index]
         losses = [qlike(realised, h * means[rows, :, k]) for k in range(len(HALF_LIVES))]
         best.append(HALF_LIVES[int(np.argmin(losses))])
     return tuple(best)
 
 
-def _fit_log_har(data: EvaluationData, fit_end_us: int) -> tuple[tuple[LogHar, ...], tuple[LogHar, ...]]:
+def fit_log_hars(data: EvaluationData, fit_end_us: int) -> tuple[tuple[LogHar, ...], tuple[LogHar, ...]]:
     """One fit per horizon over all markets, without and with the hour-of-week season."""
     fitted: list[tuple[LogHar, LogHar]] = []
     for index in range(len(data.horizons)):
-        rows = _closed_before(data, fit_end_us, index)
+        rows = closed_before(data, fit_end_us, index)
         terms = data.log_har[rows].reshape(-1, data.log_har.shape[2])
         target = data.variance[rows, :, index].reshape(-1)
         hour = np.repeat(data.hour_of_week[rows], len(data.markets))
@@ -181,7 +246,8 @@ def _fit_log_har(data: EvaluationData, fit_end_us: int) -> tuple[tuple[LogHar, .
     return tuple(plain for plain, _ in fitted), tuple(seasonal for _, seasonal in fitted)
 
 
-def _har_forecast(data: EvaluationData, fitted: tuple[LogHar, ...]) -> Float3D:
+def har_forecast(data: EvaluationData, fitted: tuple[LogHar, ...]) -> Float3D:
+    """Forecast [n_bars, n_markets, n_horizons] of fitted log-HARs; NaN where a term is missing."""
     terms = data.log_har.reshape(-1, data.log_har.shape[2])
     hour = np.repeat(data.hour_of_week, len(data.markets))
     missing = ~np.isfinite(data.log_har).all(axis=2)
@@ -212,10 +278,11 @@ def _logit_design(z: Float1D) -> Float2D:
     return np.column_stack([np.ones_like(log_z), log_z, log_z * log_z])
 
 
-def _fit_logit_z(data: EvaluationData, fit_end_us: int) -> LogitZ:
+def fit_logit_z(data: EvaluationData, fit_end_us: int) -> LogitZ:
+    """Logistic regression of reaching the distance, per horizon, on the fit rows."""
     coefficients = np.full((len(data.horizons), 3), np.nan)
     for index in range(len(data.horizons)):
-        rows = _closed_before(data, fit_end_us, index)
+        rows = closed_before(data, fit_end_us, index)
         cases = draw_cases(data, index, rows, np.isfinite(data.log_fast[rows]), seed=1)
         if cases.outcome.size:
             z = case_distance(data, cases, index)
@@ -231,7 +298,7 @@ def _stress_design(data: EvaluationData, rows: slice) -> Float3D:
 def _fit_stress(data: EvaluationData, fit_end_us: int) -> Float2D | None:
     coefficients = np.full((len(data.horizons), 3), np.nan)
     for index in range(len(data.horizons)):
-        rows = _closed_before(data, fit_end_us, index)
+        rows = closed_before(data, fit_end_us, index)
         keep: Bool1D = every_horizon(data.ts[rows], data.interval, data.horizon_bars[index])
         design = _stress_design(data, rows)[keep].reshape(-1, 3)
         onset = data.stress[rows, :, index][keep].reshape(-1)
@@ -303,9 +370,3 @@ def _quantiles(residual: Float3D) -> Float2D:
             sample = own if own.size >= MIN_RESIDUALS else pooled
             result[market, side] = np.quantile(sample, COVERAGE_LEVEL)
     return result
-
-
-def _closed_before(data: EvaluationData, end_us: int, horizon: int) -> slice:
-    """Bars whose target window of this horizon has closed by ``end_us``."""
-    last = end_us - duration_us(data.horizons[horizon])
-    return slice(0, int(np.searchsorted(data.ts, last, side="right")))
