@@ -1,0 +1,148 @@
+"""Coverage of random books: the account law's requirement against the worst loss that followed.
+
+Loss is the worst over the horizon's bars, by closes (every leg at one time, what the book was worth) and
+as a bound (each leg at its own extreme of the bar, though extremes do not coincide). The bound is never
+below the truth; breach by closes is never above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from riskml.arrays import Float1D, Float2D, Float3D, FloatND, Int2D, TimeUs
+from riskml.learning.metric_rows import MetricRow
+from riskml.learning.protocol import COVERAGE_LEVEL, MODEL, ForecastTable
+from riskml.risk.excursion import quantile_table
+from riskml.risk.law import numpy_law
+from riskml.risk.margin import combine
+from riskml.risk.policy import MarginPolicy
+from riskml.units import duration_bars
+
+KINDS = ("long", "short", "mixed")
+MAX_LEGS = 8
+RULES = ("forecast", "policy")
+"""``forecast``: correlations as forecast; ``policy``: stressed, offsets capped (default policy)."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Bars [n_bars, n_markets] on a regular grid, columns in the order of the forecasts' markets."""
+
+    ts: TimeUs
+    close: Float2D
+    high: Float2D
+    low: Float2D
+
+
+def draw_books(available: FloatND, kind: str, generator: np.random.Generator) -> tuple[Int2D, Float2D]:
+    """One book per row of bool ``available`` [n, n_markets]: markets and signed weights [n, 8].
+
+    2 to 8 legs of log-uniform size over a factor of 100, |weights| summing to 1; 0 is padding.
+    A row with fewer than two available markets has weights 0.
+    """
+    n, n_markets = available.shape
+    width = min(MAX_LEGS, n_markets)
+    order = np.argsort(np.where(available, generator.random((n, n_markets)), 2.0), axis=1)[:, :width]
+    legs = np.minimum(generator.integers(2, MAX_LEGS + 1, n), available.sum(axis=1))
+    size = np.exp(generator.uniform(np.log(0.01), 0.0, (n, width)))
+    size *= (np.arange(width) < legs[:, None]) & (legs >= 2)[:, None]
+    sign = np.where(generator.random((n, width)) < 0.5, -1.0, 1.0)
+    sign[:, 0], sign[:, 1] = np.where(kind == "mixed", (1.0, -1.0), 1.0)
+    sign = {"long": np.ones_like(sign), "short": -np.ones_like(sign), "mixed": sign}[kind]
+    total = size.sum(axis=1, keepdims=True)
+    return np.where(size > 0.0, order, 0), sign * size / np.where(total > 0.0, total, 1.0)
+
+
+def worst_losses(prices: Prices, row: np.ndarray, market: Int2D, weight: Float2D, bars: int) -> Float2D:
+    """Worst loss per USD of gross over the next bars [n, 2]: by closes, and the bound; NaN = a gap."""
+    start = prices.close[row[:, None], market]
+    worst = np.zeros((row.size, 2))
+    for ahead in range(1, bars + 1):
+        place = np.minimum(row + ahead, len(prices.ts) - 1)[:, None], market
+        close, high, low = (values[place] / start for values in (prices.close, prices.high, prices.low))
+        held = weight != 0.0
+        bad = np.where(weight > 0.0, low, high)
+        for index, relative in enumerate((close, bad)):
+            loss = -np.where(held, weight * (relative - 1.0), 0.0).sum(axis=1)
+            worst[:, index] = np.maximum(worst[:, index], loss)  # NaN stays
+    worst[row + bars >= len(prices.ts)] = np.nan
+    return worst
+
+
+def requirements(
+    sigma: FloatND, nu: Float3D, loadings: Float3D, weight: Float2D, power: Float1D
+) -> dict[str, Float2D]:
+    """Requirement per rule, and ``gross``, per USD of gross [n, n_horizons].
+
+    Parameters
+    ----------
+    sigma : [n, n_legs, n_horizons, 2]. nu : [n, n_legs, n_horizons]. loadings : [n, n_legs, 2].
+    """
+    n, n_legs = weight.shape
+    law = numpy_law(power)(
+        leg_market=np.arange(n * n_legs).reshape(n, n_legs),
+        leg_weight=weight,
+        leg_mm_rate=np.zeros_like(weight),
+        buffer_ratio=np.ones(n),
+        sigma=sigma.reshape(1, n * n_legs, *sigma.shape[2:]),
+        nu=nu.reshape(1, n * n_legs, -1),
+        loadings=loadings.reshape(n * n_legs, -1),
+        quantile_table=quantile_table([COVERAGE_LEVEL]),
+    )
+    margin, stressed, gross = (
+        values[:, 0, :, 0] for values in (law.margin_ratio, law.stressed_ratio, law.gross_ratio)
+    )
+    return {"forecast": margin, "policy": combine(margin, stressed, gross, MarginPolicy())[0], "gross": gross}
+
+
+def portfolio_rows(
+    history: ForecastTable,
+    loadings: Float3D,
+    prices: Prices,
+    power: Float1D,
+    *,
+    interval: str = "1h",
+    seed: int = 0,
+) -> list[MetricRow]:
+    """``portfolio_breach``, ``portfolio_breach_bound`` and ``portfolio_saving`` per kind and horizon.
+
+    One book per bar and kind, so that every phase of the horizon is pooled. ``side`` says the rule.
+
+    Parameters
+    ----------
+    history : forecasts; ``loadings`` [n_ts, n_markets, n_factors] theirs or others to compare.
+    prices : bars with the markets of ``history``; its times contain those of ``history``.
+    """
+    place = np.searchsorted(prices.ts, history.ts)
+    finite = np.isfinite(history.sigma).all(axis=(2, 3)) & np.isfinite(loadings).all(axis=2)
+    usable = np.asarray(history.available, dtype=bool) & finite & np.isfinite(prices.close[place])
+    generator = np.random.default_rng(seed)
+    rows: list[MetricRow] = []
+    for kind in KINDS:
+        market, weight = draw_books(usable, kind, generator)
+        keep = np.flatnonzero(np.abs(weight).sum(axis=1) > 0.0)
+        market, weight, at = market[keep], weight[keep], keep[:, None]
+        table = requirements(
+            history.sigma[at, market], history.nu[at, market], loadings[at, market], weight, power
+        )
+        for index, horizon in enumerate(history.horizons):
+            loss = worst_losses(prices, place[keep], market, weight, duration_bars(horizon, interval))
+            rows.extend(_measures(kind, horizon, loss, {name: v[:, index] for name, v in table.items()}))
+    return rows
+
+
+def _measures(kind: str, horizon: str, loss: Float2D, table: dict[str, Float1D]) -> Iterator[MetricRow]:
+    known = np.isfinite(loss).all(axis=1)
+    n, gross = int(known.sum()), table["gross"][known]
+    if n == 0:
+        return
+    for rule in RULES:
+        required = table[rule][known]
+        for index, metric in enumerate(("portfolio_breach", "portfolio_breach_bound")):
+            rate = float((loss[known, index] > required).mean())
+            yield MetricRow(metric, MODEL, horizon, kind, rule, rate, 1.0 - COVERAGE_LEVEL, n)
+        saving = float(1.0 - required.mean() / gross.mean())
+        yield MetricRow("portfolio_saving", MODEL, horizon, kind, rule, saving, 0.0, n)
