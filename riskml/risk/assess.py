@@ -47,8 +47,17 @@ class MarketLaw:
     """Positions of the initial, maintenance and action horizon."""
 
     @classmethod
-    def make(cls, forecast: Forecast, slow: Float3D, policy: MarginPolicy) -> MarketLaw:
-        """Extend a forecast; a row with a NaN or a scale <= 0 counts as unknown."""
+    def make(
+        cls,
+        forecast: Forecast,
+        slow: Float3D,
+        policy: MarginPolicy,
+        quantiles: Float2D | None = None,
+    ) -> MarketLaw:
+        """Extend a forecast; a row with a NaN or a scale <= 0 counts as unknown.
+
+        ``quantiles`` [2 (initial, maintenance), n_nu] replaces those of the policy's levels.
+        """
         n_horizons = len(forecast.horizons)
         with np.errstate(invalid="ignore"):
             bad = ~(
@@ -73,7 +82,9 @@ class MarketLaw:
             np.stack([nu, nu]),
             np.concatenate([loadings, np.zeros((1, loadings.shape[1]))]).astype(np.float64),
             np.append(bad, True),
-            _levels_table((policy.initial_level, policy.maintenance_level)),
+            _levels_table((policy.initial_level, policy.maintenance_level))
+            if quantiles is None
+            else quantiles,
             forecast.power,
             (
                 forecast.horizon(policy.initial_horizon),

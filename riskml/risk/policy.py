@@ -20,6 +20,7 @@ from riskml.errors import ConfigError, Problem, nearest
 from riskml.units import duration_us
 
 AntiProcyclicality = Literal["none", "a", "b", "c"]
+AdaptiveLevel = Literal["off", "on"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class MarginPolicy:
     """Weight (in logs) of the long-run scale in the slow one; 0 = the fast forecast."""
     stressed_floor: float = 0.5
     """Share of the stressed scale below which the slow one never falls."""
+    adaptive_level: AdaptiveLevel = "off"
+    """on = both levels follow the breaches seen since (riskml.risk.conformal)."""
+    adaptive_level_step: float = 0.5
+    """Log-odds by which a window that every market breaches raises the level; docs/conformal.md says why."""
+    adaptive_level_max_raise: float = 3.0
+    """Most that the level is raised, log-odds: .995 becomes .99975."""
+    adaptive_level_max_lower: float = 0.0
+    """Most that it is lowered, log-odds; 0 = never below the stated level."""
     unknown_daily_scale: float = 0.2
     """24 h excursion scale of a market without a forecast; a wild altcoin's, by choice."""
     concentration_start: float = 0.5
@@ -135,6 +144,9 @@ _NON_NEGATIVE = (
     "floor",
     "initial_floor",
     "rate_limit_per_hour",
+    "adaptive_level_step",
+    "adaptive_level_max_raise",
+    "adaptive_level_max_lower",
     "unknown_daily_scale",
     "concentration_rate",
     "concentration_min_usd",
@@ -174,6 +186,10 @@ def _find_problems(policy: MarginPolicy) -> list[Problem]:
         found.append(Problem("bad-barrier", message, f"use one of {', '.join(owners)}"))
     if policy.apc not in ("none", "a", "b", "c"):
         found.append(Problem("bad-apc", f"apc is none, a, b or c, found {policy.apc!r}"))
+    if policy.adaptive_level not in ("off", "on"):
+        found.append(
+            Problem("bad-adaptive-level", f"adaptive_level is off or on, found {policy.adaptive_level!r}")
+        )
     steps = (policy.watch_probability, policy.restrict_probability, policy.deleverage_probability)
     if not all(_is_number(step) for step in steps) or not 0.0 < steps[0] <= steps[1] <= steps[2] <= 1.0:
         found.append(

@@ -96,6 +96,8 @@ class GuardedForecast:
     """Values to use; NaN only for a market that never had data and has no stressed scale."""
     degraded: Any
     """Bits of ``DEGRADED_NAMES``, uint8 [n_markets]; 0 = sound."""
+    prices: Float2D | None = None
+    """High, low, close of the bar [n_markets, 3], NaN = no bar; None = the bundle reads none."""
 
 
 class InputWatch:

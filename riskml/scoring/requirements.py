@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Bool1D, Float3D, FloatND
+from riskml.arrays import AnyArray, Bool1D, Float2D, Float3D, FloatND
 from riskml.errors import ConfigError, nearest
 from riskml.markets import Market
 from riskml.risk.accounts import AccountBook
@@ -31,6 +31,7 @@ from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.reasons import reason_bit
 from riskml.scoring.guards import GuardedForecast, degraded_names
+from riskml.scoring.levels import make_level_feed
 from riskml.scoring.session import LoadedBundle
 from riskml.units import HOUR, duration_us
 
@@ -52,11 +53,13 @@ class Scales:
     anti_procyclical: Bool1D
     """The policy's ``apc`` option raised it [n_markets]."""
     policy: MarginPolicy
+    quantiles: Float2D | None = None
+    """Quantiles at the controlled levels [2 (initial, maintenance), n_nu]; None = the policy's own."""
 
     @cached_property
     def market_law(self) -> MarketLaw:
         """What the account law needs of them; the same for every book until the next bar."""
-        return MarketLaw.make(self.forecast, self.maintenance, self.policy)
+        return MarketLaw.make(self.forecast, self.maintenance, self.policy, self.quantiles)
 
 
 class Requirements:
@@ -80,6 +83,8 @@ class Requirements:
         self.actions: dict[str, tuple[int, int]] = {}
         """Last action of each account and when it began; ``normal`` is not kept."""
         self._overdue: tuple[Scales, Scales] | None = None
+        self.level = make_level_feed(bundle, policy)
+        """The level control; None = off."""
         known = bundle.manifest.horizons
         for name in ("maintenance_horizon", "initial_horizon", "action_horizon"):
             horizon = getattr(policy, name)
@@ -105,7 +110,10 @@ class Requirements:
             elapsed_h = (forecast.ts - self.scales.forecast.ts) / HOUR
         slow = slow_scale(forecast, previous, elapsed_h, self.policy, reference)
         self._keep_anchors(forecast)
-        self.scales = Scales(forecast, slow.sigma, slow.rate_limited, slow.anti_procyclical, self.policy)
+        quantiles = None if self.level is None else self.level.take(guarded, forecast)
+        self.scales = Scales(
+            forecast, slow.sigma, slow.rate_limited, slow.anti_procyclical, self.policy, quantiles
+        )
         _ = self.scales.market_law  # made at the bar's close, so that no tick waits for it
         return forecast
 
@@ -220,6 +228,10 @@ class Requirements:
                 f"{number}/rate_limited": scales.rate_limited,
                 f"{number}/anti_procyclical": scales.anti_procyclical,
             }
+            if scales.quantiles is not None:
+                arrays[f"{number}/quantiles"] = scales.quantiles
+        if self.level is not None:
+            arrays |= {f"level/{name}": array for name, array in self.level.controller.to_arrays().items()}
         return arrays
 
     def from_arrays(self, arrays: Mapping[str, AnyArray], markets: Sequence[Market]) -> None:
@@ -232,7 +244,12 @@ class Requirements:
             forecast = _forecast(self.bundle, int(arrays[f"{number}/ts"]), known, reasons, **values)
             parts = ("maintenance", "rate_limited", "anti_procyclical")
             maintenance, limited, raised = (arrays[f"{number}/{name}"] for name in parts)
-            kept.append(Scales(forecast, maintenance, limited, raised, self.policy))
+            quantiles = None if self.level is None else arrays.get(f"{number}/quantiles")
+            kept.append(Scales(forecast, maintenance, limited, raised, self.policy, quantiles))
+        if self.level is not None and "level/shift" in arrays:
+            prefix = "level/"
+            saved = {name.removeprefix(prefix): at for name, at in arrays.items() if name.startswith(prefix)}
+            self.level.controller.from_arrays(saved)
         n_anchors = int(arrays["n_anchors"])
         self.anchors = {scales.forecast.ts: scales for scales in kept[:n_anchors]}
         self.scales = kept[n_anchors] if len(kept) > n_anchors else None

@@ -9,7 +9,7 @@ bars alone, while the guards remember: a backfill runs the graph once and the gu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from riskml.scoring.session import LoadedBundle, MarketOutput
 WARM_UP = "7d"
 """History over which the guards run before the first bar that is used. A source that has
 been silent for longer counts as absent, not as lost, after a cold start."""
+
+PRICE_INPUTS = ("high", "low", "close")
+"""What the level control needs of a bar, in the order of ``GuardedForecast.prices``."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ class GuardStream:
     def step(self, bar: RawBar) -> GuardedForecast:
         """Guard the next bar."""
         status = BarStatus(~bar.available, self.watch.step(bar.inputs))
-        return self.guards.step(bar.ts, bar.output, status, bar.features, bar.invalid)
+        guarded = self.guards.step(bar.ts, bar.output, status, bar.features, bar.invalid)
+        if any(name not in bar.inputs for name in PRICE_INPUTS):
+            return guarded
+        return replace(guarded, prices=np.stack([bar.inputs[name] for name in PRICE_INPUTS], axis=1))
 
     def adopt(self, old: GuardStream, n_markets: int) -> None:
         """Take over what a stream of the first ``n_markets`` markets remembered."""
