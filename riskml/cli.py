@@ -211,6 +211,12 @@ def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
     _range(evaluate, required=True)
     evaluate.add_argument("--markets", help="names separated by commas (default: the bundle's)")
     evaluate.add_argument("--accounts", action="store_true", help="account measures as well")
+    evaluate.add_argument(
+        "--baselines",
+        choices=("light", "full"),
+        default="light",
+        help="full adds HARQ, GARCH(1,1)-t and boosting, with --bundle (default: light)",
+    )
     evaluate.add_argument("--out", metavar="FILE", required=True)
 
 
@@ -301,13 +307,16 @@ def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
         "write a single-file page about a step's output",
         "bundle models/first --out first.html",
     )
-    report.add_argument("kind", choices=["features", "bundle", "run", "backfill", "replay"])
-    report.add_argument("path", metavar="PATH", help="what the step wrote")
+    report.add_argument("kind", choices=["features", "drift", "bundle", "run", "backfill", "replay"])
+    report.add_argument("path", metavar="PATH", nargs="?", help="what the step wrote (drift: the bundle)")
+    report.add_argument("--bundle", help="instead of PATH (drift)")
     report.add_argument("--out", metavar="FILE", help="default: <kind>.html")
     only = "(features)"
     _time(report, "--fit-end", help=f"end of the fit part, as for fit {only}")
     _time(report, "--calibrate-end", help=f"end of the calibrate part; drift is judged behind it {only}")
-    report.add_argument("--lake", help=f"adds the coverage of its tables by source and year {only}")
+    report.add_argument("--lake", help="features: adds its coverage by source and year; drift: required")
+    _time(report, "--start", help="first time, UTC, inclusive (drift)")
+    _time(report, "--end", help="last time, UTC, exclusive (drift)")
     inspect = _verb(
         verbs, "inspect", cli_lifecycle.inspect, "verify a bundle and say what it is", "models/first"
     )

@@ -112,22 +112,62 @@ def report(options: Namespace, progress: Progress) -> Outcome:
     """Write a single-file page."""
     if options.kind == "features":
         return _report_features(options, progress)
-    given = [name for name in ("fit_end", "calibrate_end", "lake") if getattr(options, name) is not None]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(f"{flags}: only 'riskml report features' takes this", fix="leave it out")
+    if options.kind == "drift":
+        return _report_drift(options, progress)
+    _refuse_flags(options, ("fit_end", "calibrate_end", "lake", "bundle", "start", "end"))
     with optional_imports():
         from riskml.report.pages import write_report
     progress(f"drawing the {options.kind} page")
-    return Outcome("", (write_report(options.kind, options.path, options.out or f"{options.kind}.html"),))
+    page = write_report(options.kind, _path(options), options.out or f"{options.kind}.html")
+    return Outcome("", (page,))
+
+
+def _path(options: Namespace) -> str:
+    if options.path is None:
+        raise ConfigError(f"'riskml report {options.kind}' needs PATH", fix="pass what the step wrote")
+    return str(options.path)
+
+
+def _refuse_flags(options: Namespace, names: tuple[str, ...]) -> None:
+    """Refuse flags of other kinds of report: ignoring one would look as if it had been heeded."""
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: 'riskml report {options.kind}' does not take this",
+            fix="leave it out, or see 'riskml report --help' for the report that takes it",
+        )
+
+
+def _report_drift(options: Namespace, progress: Progress) -> Outcome:
+    """The page about drift, and its findings."""
+    _refuse_flags(options, ("fit_end", "calibrate_end"))
+    bundle = options.bundle or options.path
+    given = {"bundle": bundle, **{name: getattr(options, name) for name in ("lake", "start", "end")}}
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise ConfigError(f"'riskml report drift' needs {flags}", fix="see 'riskml report --help'")
+    with optional_imports():
+        from riskml.learning.drift import measure_drift
+        from riskml.report.drift_page import write_drift_page
+    report = measure_drift(bundle, options.lake, start=options.start, end=options.end, progress=progress)
+    record = report.to_dict()
+    outputs = write_drift_page(record, options.out or "drift.html")
+    rows = [[item.code, item.subject, len(item.months), item.text] for item in report.findings]
+    text = f"{len(rows)} findings in {len(report.months)} months from {report.start} to {report.end}"
+    if rows:
+        text += "\n" + text_table(["finding", "of", "months", "what"], rows[:MAX_PROBLEMS])
+    counts = {"findings": len(rows), "months": len(report.months), "features": len(report.features)}
+    return Outcome(text, outputs, counts, extra={"drift": record})
 
 
 def _report_features(options: Namespace, progress: Progress) -> Outcome:
+    _refuse_flags(options, ("bundle", "start", "end"))
     with optional_imports():
         from riskml.report.feature_page import write_feature_page
     progress("reading the dataset")
     page = write_feature_page(
-        options.path,
+        _path(options),
         options.out or "features.html",
         fit_end=options.fit_end,
         calibrate_end=options.calibrate_end,
