@@ -54,7 +54,6 @@ RULES: dict[str, Rule] = {
             "matplotlib",
             "lightgbm",
             "arch",
-            "optuna",
         },
     ),
     "report": Rule(CORE | {"tables", "backfill"}, TABLE_LIBRARIES | {"matplotlib", "jinja2"}),

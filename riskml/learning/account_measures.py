@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from riskml import metrics
 from riskml.arrays import Float1D, Int1D
 from riskml.errors import DataError
-from riskml.learning.measures import ALL, BOTH, MetricRow
+from riskml.learning.metric_rows import ALL, BOTH, MetricRow
 from riskml.learning.protocol import MODEL
 from riskml.units import duration_us
 

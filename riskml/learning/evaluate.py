@@ -10,18 +10,22 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from riskml.arrays import BoolND, Float1D, FloatND
+from riskml.arrays import Bool2D, BoolND, Float1D, Float2D, FloatND
 from riskml.bundle import Manifest
 from riskml.errors import DataError
-from riskml.learning.baselines import Baselines, fhs_margins, fhs_scales, fit_baselines
+from riskml.learning.baselines import Baselines, Which, fhs_margins, fhs_scales, fit_baselines
+from riskml.learning.crash_weeks import crash_weeks_between
+from riskml.learning.early_warning import detectors, onset_rows, warn
 from riskml.learning.har import LogHar
-from riskml.learning.measures import MetricRow, measure
+from riskml.learning.measures import measure
+from riskml.learning.metric_rows import MetricRow
+from riskml.learning.probability_extra import reliability
 from riskml.learning.protocol import (
     MODEL,
     Cases,
@@ -35,13 +39,15 @@ from riskml.learning.protocol import (
 )
 from riskml.learning.splits import EXCLUDED_MARKETS
 from riskml.markets import Market, choose, symbols
-from riskml.units import DAY, TimeLike, format_us, to_us
+from riskml.units import DAY, TimeLike, duration_bars, format_us, to_us
 
 if TYPE_CHECKING:
     from riskml.scoring.session import LoadedBundle
     from riskml.tables.lake import Lake
 
 Progress = Callable[[str], None]
+RowFilter = Callable[[EvaluationData, slice], Bool2D]
+"""Which of the rows in a slice count [n rows, n_markets], for measures on a part of them."""
 
 _HAR_FEATURES = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
 _FEATURES = (*_HAR_FEATURES, "log_ewm_variance_24h", "log_ewm_variance_60d", "hour_of_week")
@@ -78,6 +84,8 @@ class Evaluated:
                 "ewma_half_life": dict(zip(self.scored.horizons, self.baselines.half_life, strict=True)),
                 "notes": list(self.baselines.notes),
             },
+            "reliability": reliability(self.scored),
+            "crash_weeks": crash_weeks_between(self.start_us, self.end_us),
         }
 
 
@@ -89,6 +97,7 @@ def evaluate_bundle(
     end: TimeLike,
     markets: Sequence[str] | str | None = None,
     accounts: bool = False,
+    baselines: Which = "light",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a bundle between two dates.
@@ -102,6 +111,7 @@ def evaluate_bundle(
         whole and marked ``in_sample``.
     markets : names, ``"A,B"`` or ``"all"`` of the lake; default the bundle's own.
     accounts : also score the lake's account history against its liquidations.
+    baselines : "light", or "full" to add HARQ, GARCH(1,1)-t and boosting (minutes).
     progress : called with a line of text per step.
 
     Returns
@@ -114,7 +124,9 @@ def evaluate_bundle(
     BundleError : the bundle is damaged or of another feature version.
     """
     loaded, store = _open(bundle, lake)
-    result = evaluate_rows(loaded, store, start=start, end=end, markets=markets, progress=progress)
+    result = evaluate_rows(
+        loaded, store, start=start, end=end, markets=markets, baselines=baselines, progress=progress
+    )
     _say(progress, f"measuring {result.scored.n_rows} rows")
     rows = measure(result.scored)
     if accounts:
@@ -130,9 +142,18 @@ def evaluate_rows(
     start: TimeLike,
     end: TimeLike,
     markets: Sequence[str] | str | None = None,
+    baselines: Which = "light",
     progress: Progress | None = None,
+    row_filter: RowFilter | None = None,
+    early_warning: bool = True,
 ) -> Evaluated:
-    """Forecast, fit the baselines and score identical rows; see :func:`evaluate_bundle`."""
+    """Forecast, fit the baselines and score identical rows; see :func:`evaluate_bundle`.
+
+    Parameters
+    ----------
+    row_filter : rows that it leaves out count for no model and no measure.
+    early_warning : forecast the calibrate part as well and measure alarms with the thresholds set on it.
+    """
     from riskml.backfill.forecasts import forecast_history, history_markets
 
     manifest = loaded.manifest
@@ -154,14 +175,50 @@ def evaluate_rows(
             fix="ingest them, or choose a range that the lake covers",
         )
     _say(progress, "fitting the baselines")
-    baselines = fit_baselines(
-        data.select(fitted), to_us(manifest.fit_end), published_har=published_log_har(manifest)
+    published = published_log_har(manifest)
+    yardsticks = fit_baselines(
+        data.select(fitted), to_us(manifest.fit_end), published_har=published, which=baselines
     )
     _say(progress, f"forecasting {', '.join(names)}")
     history = forecast_history(loaded, lake, first, to_us(end), markets=names)
     power = np.array(manifest.calibration_power or [1.0] * len(manifest.horizons))
-    scored = score_rows(history, data.select(names), baselines, power, first, to_us(end))
-    return Evaluated(scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, baselines)
+    chosen = data.select(names)
+    scored = score_rows(history, chosen, yardsticks, power, first, to_us(end), row_filter=row_filter)
+    if early_warning:
+        _say(progress, "setting alarm thresholds on the calibrate part")
+        scored = _with_warnings(scored, chosen, loaded, lake)
+    return Evaluated(scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, yardsticks)
+
+
+def _with_warnings(scored: Scored, data: EvaluationData, loaded: LoadedBundle, lake: Lake) -> Scored:
+    """Alarms of the test part, every threshold set on the bundle's calibrate part.
+
+    Without an onset on a calibrate part that the lake covers there is no threshold, and no alarm.
+    """
+    from riskml.backfill.forecasts import forecast_history
+
+    manifest = loaded.manifest
+    begin = max(to_us(manifest.calibrate_start), int(data.ts[0]))
+    end = min(to_us(manifest.calibrate_end), int(data.ts[-1]) + 1)  # nothing after the range is read
+    held, tested = data.between(begin, end), data.between(int(scored.ts[0]), int(scored.ts[-1]) + 1)
+    onset = onset_rows(data)
+    if not onset[held].any():
+        return scored
+    history = forecast_history(loaded, lake, begin, end, markets=list(data.markets))
+    before = _Aligned.of(history, data, held)
+    warned = warn(
+        (_warning_scores(data, held, before.stress), onset[held], before.usable),
+        (_warning_scores(data, tested, scored.stress[MODEL]), onset[tested]),
+        data.interval,
+        ours=MODEL,
+    )
+    return replace(scored, alarms=warned.alarm, onset=warned.onset)
+
+
+def _warning_scores(data: EvaluationData, rows: slice, stress: FloatND) -> dict[str, FloatND]:
+    """Scores of the model, one per horizon, and of the one-line detectors [n rows, n_markets]."""
+    own = {f"{MODEL}_{name}": stress[:, :, index] for index, name in enumerate(data.horizons)}
+    return own | {name: values[rows] for name, values in detectors(data).items()}
 
 
 def baseline_markets(own: Sequence[str], known: Collection[str], scored: Sequence[str]) -> list[str]:
@@ -213,12 +270,21 @@ def load_data(
     """Read bars, baseline features and targets of [start, end); nothing later is read."""
     from riskml.features.catalog import select
     from riskml.tables.align import load_panel
-    from riskml.tables.targets import targets
+    from riskml.tables.onsets import episode_starts
+    from riskml.tables.stress import StressSpec
+    from riskml.tables.targets import price_stress, targets
 
     interval, horizons = manifest.interval, tuple(manifest.horizons)
     panel = load_panel(lake, list(markets), interval, start_us, end_us, features=select(_FEATURES))
-    observed = targets(panel.close, panel.high, panel.low, panel.ts, interval, horizons)
+    prices = panel.close, panel.high, panel.low
+    stress = price_stress(*prices, panel.ts, interval)
+    observed = targets(*prices, panel.ts, interval, horizons, stress=stress)
     n_har = len(_HAR_FEATURES)
+    slow = panel.features[:, :, n_har + 1]
+    cool_bars = max(1, duration_bars(StressSpec().cool_down, interval))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drop_in_sigmas = stress.drop.size / stress.sigma
+        drawdown = np.log(trailing_maximum(panel.high, duration_bars("24h", interval)) / panel.close)
     return EvaluationData(
         ts=panel.ts,
         markets=tuple(symbols(markets)),
@@ -232,7 +298,25 @@ def load_data(
         excursion=np.asarray(observed.mae, dtype=np.float64),
         variance=np.asarray(observed.variance, dtype=np.float64),
         stress=np.asarray(observed.stress, dtype=np.float64),
+        onset=episode_starts(stress.drop.flag, cool_bars),
+        detectors={
+            "log_range_1h": panel.features[:, :, 0],
+            "drop_1h_sigmas": drop_in_sigmas,
+            "drawdown_24h": drawdown,
+            "drawdown_24h_sigmas": drawdown / np.exp(0.5 * slow),
+        },
+        returns=np.diff(np.log(panel.close), axis=0, prepend=np.nan),
     )
+
+
+def trailing_maximum(values: Float2D, n_bars: int) -> Float2D:
+    """Largest of the last ``n_bars`` rows, the row included [n, n_markets]. NaN handling: left out."""
+    width, current = 1, np.where(np.isfinite(values), values, -np.inf)
+    while width < n_bars:
+        step = min(width, n_bars - width)
+        current[step:] = np.maximum(current[step:], current[:-step])
+        width += step
+    return np.where(np.isfinite(current), current, np.nan)
 
 
 def score_rows(
@@ -242,6 +326,8 @@ def score_rows(
     power: Float1D,
     start_us: int,
     end_us: int,
+    *,
+    row_filter: RowFilter | None = None,
 ) -> Scored:
     """Put the bundle's forecasts and every baseline on identical rows of [start, end).
 
@@ -251,6 +337,7 @@ def score_rows(
     data : what was observed, for the markets to score.
     baselines : fitted ones.
     power : ``calibration_power`` [n_horizons] of the bundle.
+    row_filter : chooses the rows that count; default all.
 
     Raises
     ------
@@ -266,7 +353,10 @@ def score_rows(
     usable = ours.usable & np.isfinite(data.log_fast[rows])
     for forecast in variances.values():
         usable = usable & np.isfinite(forecast[rows]).all(axis=2)
+    if row_filter is not None:
+        usable = usable & row_filter(data, rows)
     margins = fhs_margins(data, rows, fhs_scales(data, variances["ewma"]))
+    margins |= baselines.margin(data, rows)
     scored = Scored(
         ts=data.ts[rows],
         markets=data.markets,

@@ -9,60 +9,26 @@ resample calendar days, all markets of a day together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from riskml import metrics
-from riskml.arrays import Bool1D, Bool2D, Float1D, Float2D, FloatND, Int1D
+from riskml.arrays import Bool2D, Float1D, Float2D, FloatND, Int1D
+from riskml.learning.coverage import SIGNIFICANCE, coverage_rows
+from riskml.learning.crash_weeks import in_crash_week
+from riskml.learning.early_warning import WITHIN, WarningTally, tally
+from riskml.learning.metric_rows import ALL, BOTH, MetricRow, days_of, first_baseline
 from riskml.learning.protocol import (
-    COVERAGE_LEVEL,
-    MIN_EXPECTED_BREACHES,
     MODEL,
     Scored,
     every_horizon,
-    simple_requirement,
 )
-from riskml.units import DAY, YEAR, duration_us
+from riskml.units import DAY
 
 VARIANCE_BASELINES = ("log_har", "ewma")
 PROBABILITY_BASELINES = ("logit_z", "first_passage")
-COVERAGE_BASELINES = ("fhs_ewma", "fhs_slow")
 STRESS_BASELINES = ("volatility_logit",)
-ALL = "all"
-BOTH = "both"
-SIDES = ("down", "up")
-SIGNIFICANCE = 0.05
-ZONES = ("green", "yellow", "red")
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One measured number, with the number that it has to beat."""
-
-    metric: str
-    model: str
-    horizon: str
-    market: str
-    side: str
-    value: float
-    baseline: float
-    """The same measure of ``baseline_model`` on identical rows; for a ratio 1, for a difference 0."""
-    n: int
-    low: float = math.nan
-    high: float = math.nan
-    baseline_model: str = ""
-    p_value: float = math.nan
-    verdict: str = ""
-    """Of a test: ``pass``, ``fail`` or ``no power``."""
-
-    def to_dict(self) -> dict[str, object]:
-        """The JSON form; a number that could not be computed is ``None``."""
-        return {
-            name: (None if isinstance(value, float) and not math.isfinite(value) else value)
-            for name, value in vars(self).items()
-        }
 
 
 def measure(scored: Scored) -> list[MetricRow]:
@@ -72,15 +38,8 @@ def measure(scored: Scored) -> list[MetricRow]:
         *probability_rows(scored),
         *coverage_rows(scored),
         *stress_rows(scored),
+        *warning_rows(scored),
     ]
-
-
-def _baseline(preferred: tuple[str, ...], models: Mapping[str, object]) -> str:
-    return next((name for name in preferred if name in models), "")
-
-
-def _days(scored: Scored) -> Int1D:
-    return np.asarray(scored.ts // DAY)
 
 
 # ---------------------------------------------------------------- variance
@@ -88,7 +47,7 @@ def _days(scored: Scored) -> Int1D:
 
 def variance_rows(scored: Scored) -> Iterator[MetricRow]:
     """QLIKE per model, its ratio to the baseline, and Diebold-Mariano of the bundle against it."""
-    baseline = _baseline(VARIANCE_BASELINES, scored.variance)
+    baseline = first_baseline(VARIANCE_BASELINES, scored.variance)
     names = list(scored.variance)
     for index, horizon in enumerate(scored.horizons):
         realised = scored.realised[:, :, index]
@@ -101,7 +60,9 @@ def variance_rows(scored: Scored) -> Iterator[MetricRow]:
         if baseline and MODEL in names:
             ours, theirs = losses[names.index(MODEL)], losses[names.index(baseline)]
             lags = scored.horizon_bars[index] - 1
-            yield from _comparison(scored.markets, ours, theirs, lags, (horizon, baseline))
+            compared = list(_comparison(scored.markets, ours, theirs, lags, (horizon, baseline)))
+            yield from compared
+            yield from _variance_summary(scored, (ours, theirs), compared, (horizon, baseline))
 
 
 def _qlike_means(
@@ -110,7 +71,7 @@ def _qlike_means(
     n_models, n_rows, n_markets = losses.shape
     counted = np.isfinite(losses[:1]).astype(np.float64)
     columns = np.concatenate([losses, counted]).transpose(1, 0, 2).reshape(n_rows, -1)
-    sums = metrics.block_sums(columns, _days(scored))
+    sums = metrics.block_sums(columns, days_of(scored))
     shape = (n_models + 1, n_markets)
     rows = counted[0].sum(axis=0)
     seen = rows > 0
@@ -173,6 +134,45 @@ def _comparison(
         )  # fmt: skip
 
 
+def _variance_summary(
+    scored: Scored,
+    losses: tuple[Float2D, Float2D],
+    compared: Sequence[MetricRow],
+    label: tuple[str, str],
+) -> Iterator[MetricRow]:
+    """Markets won with significance, and the ratio in and outside crash weeks apart."""
+    horizon, baseline = label
+    tested = [row for row in compared if row.market != ALL]
+    if tested:
+        share = sum(row.verdict == "pass" for row in tested) / len(tested)
+        yield MetricRow(
+            "diebold_mariano_share",
+            MODEL,
+            horizon,
+            ALL,
+            BOTH,
+            share,
+            0.0,
+            len(tested),
+            baseline_model=baseline,
+        )
+    crash = in_crash_week(scored.ts)
+    for metric, rows in (("qlike_ratio_crash", crash), ("qlike_ratio_calm", ~crash)):
+        ratios = []
+        for market, name in enumerate(scored.markets):
+            ours, theirs = (loss[rows, market] for loss in losses)
+            n = int(np.isfinite(ours).sum())
+            if n:
+                ratios.append(float(np.nanmean(ours) / np.nanmean(theirs)))
+                yield MetricRow(
+                    metric, MODEL, horizon, name, BOTH, ratios[-1], 1.0, n, baseline_model=baseline
+                )
+        if ratios:
+            value = float(np.exp(np.mean(np.log(ratios))))
+            n = int(np.isfinite(losses[0][rows]).sum())
+            yield MetricRow(metric, MODEL, horizon, ALL, BOTH, value, 1.0, n, baseline_model=baseline)
+
+
 # ---------------------------------------------------------------- liquidation probability
 
 
@@ -181,7 +181,7 @@ def probability_rows(scored: Scored) -> Iterator[MetricRow]:
     for horizon, cases in zip(scored.horizons, scored.cases, strict=True):
         if cases.outcome.size == 0:
             continue
-        baseline = _baseline(PROBABILITY_BASELINES, cases.probability)
+        baseline = first_baseline(PROBABILITY_BASELINES, cases.probability)
         usable = np.all([np.isfinite(p) for p in cases.probability.values()], axis=0)
         for market in [*range(len(scored.markets)), None]:
             chosen = usable if market is None else usable & (cases.market == market)
@@ -223,153 +223,25 @@ def _probability_measures(
                 prefix + metric, name, horizon, market, BOTH, value,
                 values.get(baseline, math.nan), outcome.size, low, high, baseline,
             )  # fmt: skip
+    if baseline in forecasts and MODEL in forecasts:
+        yield _log_loss_ratio(outcome, forecasts, day, (horizon, market, baseline), prefix)
 
 
-# ---------------------------------------------------------------- coverage
-
-
-def coverage_rows(scored: Scored) -> Iterator[MetricRow]:
-    """Breach rate, its tests, level and procyclicality of the 99.5 % stand-alone requirement."""
-    baseline = _baseline(COVERAGE_BASELINES, scored.margin)
-    required = {name: simple_requirement(margin) for name, margin in scored.margin.items()}
-    moved = simple_requirement(scored.excursion)
-    usable = np.isfinite(scored.excursion)
-    for margin in scored.margin.values():
-        usable &= np.isfinite(margin)
-    for index, horizon in enumerate(scored.horizons):
-        for side, side_name in enumerate(SIDES):
-            table = {
-                name: _coverage_of(
-                    scored,
-                    index,
-                    usable[:, :, index, side],
-                    scored.excursion[:, :, index, side] > scored.margin[name][:, :, index, side],
-                    required[name][:, :, index, side],
-                    moved[:, :, index, side],
-                )
-                for name in scored.margin
-            }
-            for name, measured in table.items():
-                for (metric, market), row in measured.items():
-                    against = table[baseline][metric, market].value if baseline else math.nan
-                    yield MetricRow(
-                        metric, name, horizon, market, side_name, row.value, against, row.n,
-                        row.low, row.high, baseline, row.p_value, row.verdict,
-                    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Measured:
-    value: float
-    n: int
-    low: float = math.nan
-    high: float = math.nan
-    p_value: float = math.nan
-    verdict: str = ""
-
-
-def _coverage_of(
-    scored: Scored, horizon: int, usable: Bool2D, breach: Bool2D, required: Float2D, moved: Float2D
-) -> dict[tuple[str, str], _Measured]:
-    """Measures of one model, horizon and side, by (metric, market)."""
-    bars = scored.horizon_bars[horizon]
-    phase = scored.ts // duration_us(scored.interval) % bars
-    window, day_bars = (span // duration_us(scored.interval) for span in (YEAR, DAY))
-    result: dict[tuple[str, str], _Measured] = {}
-    for market, name in enumerate(scored.markets):
-        rows = usable[:, market]
-        n = int(rows.sum())
-        if n == 0:
-            continue
-        hit = breach[rows, market]
-        margin = required[:, market]
-        phases = [hit[phase[rows] == k] for k in range(bars)]
-        excess = moved[rows, market][hit] - margin[rows][hit]
-        result["breach_rate", name] = _breach_rate(hit, _days(scored)[rows])
-        result["kupiec_p", name] = _kupiec(phases)
-        result["christoffersen_p", name] = _christoffersen(phases)
-        result["basel_zone", name] = _basel(phases)
-        result["average_margin", name] = _Measured(float(margin[rows].mean()), n)
-        result["mean_breach_excess", name] = _Measured(
-            float(excess.mean()) if hit.any() else math.nan, int(hit.sum())
-        )
-        result["peak_to_trough", name] = _Measured(
-            metrics.peak_to_trough(np.where(rows, margin, np.nan), window), n
-        )
-        result["largest_daily_rise", name] = _Measured(
-            metrics.largest_rise(np.where(rows, margin, np.nan), max(day_bars, 1)), n
-        )
-    if result:
-        result.update(_pooled_coverage(scored, result, usable, breach, phase, bars))
-    return result
-
-
-def _pooled_coverage(
-    scored: Scored,
-    per_market: dict[tuple[str, str], _Measured],
-    usable: Bool2D,
-    breach: Bool2D,
-    phase: Int1D,
-    bars: int,
-) -> dict[tuple[str, str], _Measured]:
-    """The market ``all``. Its Kupiec test treats markets as independent, so it is a strict one."""
-    names = {name for _, name in per_market}
-    day = np.broadcast_to(_days(scored)[:, None], usable.shape)
-    phases = [breach[phase == k][usable[phase == k]] for k in range(bars)]
-    pooled = {
-        ("breach_rate", ALL): _breach_rate(breach[usable], day[usable]),
-        ("kupiec_p", ALL): _kupiec(phases),
-        ("basel_zone", ALL): _basel(phases),
-    }
-    for metric in ("average_margin", "mean_breach_excess", "peak_to_trough", "largest_daily_rise"):
-        rows = [per_market[metric, name] for name in sorted(names)]
-        values = np.array([row.value for row in rows])
-        counts = np.array([row.n for row in rows])
-        known = np.isfinite(values)
-        if not known.any():
-            pooled[metric, ALL] = _Measured(math.nan, int(counts.sum()))
-        elif metric in ("peak_to_trough", "largest_daily_rise"):
-            pooled[metric, ALL] = _Measured(float(np.median(values[known])), int(counts.sum()))
-        else:
-            mean = np.average(values[known], weights=counts[known])
-            pooled[metric, ALL] = _Measured(float(mean), int(counts.sum()))
-    return pooled
-
-
-def _breach_rate(hit: Bool1D, day: Int1D) -> _Measured:
-    sums = metrics.block_sums(np.column_stack([hit, np.ones(hit.size)]), day)
+def _log_loss_ratio(
+    outcome: Float1D,
+    forecasts: Mapping[str, Float1D],
+    day: Int1D,
+    label: tuple[str, str, str],
+    prefix: str,
+) -> MetricRow:
+    """Log-loss over the baseline's on the same rows, with the interval of the ratio itself."""
+    horizon, market, baseline = label
+    losses = [metrics.log_losses(outcome, forecasts[name]) for name in (MODEL, baseline)]
+    sums = metrics.block_sums(np.column_stack(losses), day)
     low, high = metrics.block_bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
-    return _Measured(float(hit.mean()), hit.size, low, high)
-
-
-def _kupiec(phases: list[Bool1D]) -> _Measured:
-    rate = 1.0 - COVERAGE_LEVEL
-    tests = [metrics.kupiec(int(hit.sum()), hit.size, rate).p_value for hit in phases if hit.size]
-    return _median_test(tests, phases)
-
-
-def _christoffersen(phases: list[Bool1D]) -> _Measured:
-    return _median_test([metrics.christoffersen(hit).p_value for hit in phases if hit.size > 1], phases)
-
-
-def _median_test(p_values: list[float], phases: list[Bool1D]) -> _Measured:
-    """Median p over the phases; without power unless a phase expects enough breaches."""
-    n_windows = int(np.median([hit.size for hit in phases]))
-    p = float(np.median(p_values)) if p_values else math.nan
-    expected = n_windows * (1.0 - COVERAGE_LEVEL)
-    # 1 - .995 is 0.0050000000000000044: do not let rounding decide at exactly 5
-    if math.isnan(p) or expected < MIN_EXPECTED_BREACHES - 1e-9:
-        verdict = "no power"
-    else:
-        verdict = "pass" if p >= SIGNIFICANCE else "fail"
-    return _Measured(p, n_windows, p_value=p, verdict=verdict)
-
-
-def _basel(phases: list[Bool1D]) -> _Measured:
-    rate = 1.0 - COVERAGE_LEVEL
-    zones = [ZONES.index(metrics.basel_zone(int(hit.sum()), hit.size, rate)) for hit in phases if hit.size]
-    zone = int(np.median(zones))
-    return _Measured(float(zone), int(np.median([hit.size for hit in phases])), verdict=ZONES[zone])
+    value = float(losses[0].sum() / losses[1].sum())
+    name = f"{prefix}log_loss_ratio"
+    return MetricRow(name, MODEL, horizon, market, BOTH, value, 1.0, outcome.size, low, high, baseline)
 
 
 # ---------------------------------------------------------------- stress
@@ -377,7 +249,7 @@ def _basel(phases: list[Bool1D]) -> _Measured:
 
 def stress_rows(scored: Scored) -> Iterator[MetricRow]:
     """The probability of a stress onset within the horizon, rows every h bars."""
-    baseline = _baseline(STRESS_BASELINES, scored.stress)
+    baseline = first_baseline(STRESS_BASELINES, scored.stress)
     for index, horizon in enumerate(scored.horizons):
         keep = every_horizon(scored.ts, scored.interval, scored.horizon_bars[index])
         onset = scored.stressed[keep, :, index]
@@ -392,3 +264,48 @@ def stress_rows(scored: Scored) -> Iterator[MetricRow]:
         yield from _probability_measures(
             onset[usable], chosen, day[usable], baseline, (horizon, ALL), "stress_"
         )
+
+
+# ---------------------------------------------------------------- early warning
+
+
+def warning_rows(scored: Scored) -> Iterator[MetricRow]:
+    """Recall, precision, false alarms and lead of every detector; the baseline is the best other one."""
+    if scored.onset is None or MODEL not in scored.alarms:
+        return
+    usable: Bool2D = np.asarray(np.isfinite(scored.excursion[:, :, 0]).all(axis=2))
+    found = {
+        name: tally(alarm, scored.onset, usable, scored.interval) for name, alarm in scored.alarms.items()
+    }
+    others = [name for name in found if name != MODEL and math.isfinite(found[name].recall)]
+    best = max(others, key=lambda name: found[name].recall, default="")
+    onset = scored.onset & usable
+    day = np.broadcast_to(days_of(scored)[:, None], onset.shape)[onset]
+    for name, result in found.items():
+        for metric, value in _warning_values(result).items():
+            against = _warning_values(found[best])[metric] if best else math.nan
+            low, high = math.nan, math.nan
+            if metric == "early_warning_recall" and day.size:
+                sums = metrics.block_sums(np.column_stack([result.warned[onset], np.ones(day.size)]), day)
+                low, high = metrics.block_bootstrap(sums, lambda drawn: drawn[:, 0] / drawn[:, 1])
+            yield MetricRow(
+                metric, name, WITHIN, ALL, "down", value, against, result.n_onsets, low, high, best
+            )
+    if best and day.size:
+        pair = np.column_stack([found[MODEL].warned[onset], found[best].warned[onset], np.ones(day.size)])
+        sums = metrics.block_sums(pair, day)
+        low, high = metrics.block_bootstrap(sums, lambda drawn: (drawn[:, 0] - drawn[:, 1]) / drawn[:, 2])
+        value = found[MODEL].recall - found[best].recall
+        yield MetricRow(
+            "early_warning_gain", MODEL, WITHIN, ALL, "down", value, 0.0, int(day.size), low, high, best
+        )
+
+
+def _warning_values(result: WarningTally) -> dict[str, float]:
+    return {
+        "early_warning_recall": result.recall,
+        "early_warning_precision": result.precision,
+        "early_warning_false_per_week": result.false_per_week,
+        "early_warning_alarm_share": result.alarm_share,
+        "early_warning_lead_minutes": result.median_lead_minutes,
+    }

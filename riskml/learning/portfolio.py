@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import Float1D, Float2D, Float3D, FloatND, Int2D, TimeUs
+from riskml.arrays import Bool2D, Float1D, Float2D, Float3D, FloatND, Int2D, TimeUs
 from riskml.learning.metric_rows import MetricRow
 from riskml.learning.protocol import COVERAGE_LEVEL, MODEL, ForecastTable
 from riskml.risk.excursion import quantile_table
@@ -37,7 +37,7 @@ class Prices:
     low: Float2D
 
 
-def draw_books(available: FloatND, kind: str, generator: np.random.Generator) -> tuple[Int2D, Float2D]:
+def draw_books(available: Bool2D, kind: str, generator: np.random.Generator) -> tuple[Int2D, Float2D]:
     """One book per row of bool ``available`` [n, n_markets]: markets and signed weights [n, 8].
 
     2 to 8 legs of log-uniform size over a factor of 100, |weights| summing to 1; 0 is padding.

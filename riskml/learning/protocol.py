@@ -12,11 +12,11 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from riskml.arrays import DOWN, BoolND, Float1D, Float2D, Float3D, FloatND, Int1D, TimeUs
+from riskml.arrays import DOWN, Bool2D, BoolND, Float1D, Float2D, Float3D, FloatND, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.risk import excursion
 from riskml.units import HOUR, duration_bars, duration_us, format_us, to_us
@@ -101,6 +101,12 @@ class EvaluationData:
     """Realised variance in (t, t + h] [n_bars, n_markets, n_horizons]."""
     stress: Float3D
     """1 where a stress onset falls within (t, t + h], else 0, NaN unknown; same shape."""
+    onset: Bool2D | None = None
+    """True where the bar begins an onset of stress [n_bars, n_markets]; None: no early warning."""
+    detectors: Mapping[str, Float2D] = field(default_factory=dict)
+    """One-line detectors of stress known at ``ts`` [n_bars, n_markets], higher is worse."""
+    returns: Float2D | None = None
+    """Close-to-close log return of each bar [n_bars, n_markets]; None: no model of returns."""
 
     @property
     def horizon_bars(self) -> tuple[int, ...]:
@@ -117,7 +123,12 @@ class EvaluationData:
         columns = [self.markets.index(name) for name in markets]
         names = ("bar_variance", "log_har", "log_fast", "log_slow", "excursion", "variance", "stress")
         return replace(
-            self, markets=tuple(markets), **{name: getattr(self, name)[:, columns] for name in names}
+            self,
+            markets=tuple(markets),
+            onset=None if self.onset is None else self.onset[:, columns],
+            returns=None if self.returns is None else self.returns[:, columns],
+            detectors={name: values[:, columns] for name, values in self.detectors.items()},
+            **{name: getattr(self, name)[:, columns] for name in names},
         )
 
     def between(self, start_us: int, end_us: int) -> slice:
@@ -163,6 +174,10 @@ class Scored:
     """Stress probability per model."""
     cases: tuple[Cases, ...]
     """One per horizon."""
+    alarms: Mapping[str, Bool2D] = field(default_factory=dict)
+    """Early warnings per detector [n, n_markets]; empty where no threshold could be set."""
+    onset: Bool2D | None = None
+    """Bars that are an onset of stress [n, n_markets]; None without ``alarms``."""
 
     @property
     def horizon_bars(self) -> tuple[int, ...]:
@@ -172,6 +187,29 @@ class Scored:
     def n_rows(self) -> int:
         """(bar, market) pairs with a forecast and an outcome at the shortest horizon."""
         return int(np.isfinite(self.realised[:, :, 0]).sum())
+
+    def select(self, markets: Sequence[str]) -> Scored:
+        """The same rows of some markets, in the order asked."""
+        columns = [self.markets.index(name) for name in markets]
+        place = np.full(len(self.markets), -1)
+        place[columns] = np.arange(len(columns))
+
+        def cut(models: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: values[:, columns] for name, values in models.items()}
+
+        return replace(
+            self,
+            markets=tuple(markets),
+            realised=self.realised[:, columns],
+            variance=cut(self.variance),
+            excursion=self.excursion[:, columns],
+            margin=cut(self.margin),
+            stressed=self.stressed[:, columns],
+            stress=cut(self.stress),
+            cases=tuple(_select_cases(cases, place) for cases in self.cases),
+            alarms=cut(self.alarms),
+            onset=None if self.onset is None else self.onset[:, columns],
+        )
 
 
 def purge_us(horizons: Sequence[str]) -> int:
@@ -323,13 +361,30 @@ def join(parts: Sequence[Scored]) -> Scored:
     def stacked(name: str) -> FloatND:
         return np.concatenate([getattr(part, name) for part in parts])
 
+    warned = all(part.onset is not None for part in parts)
     return Scored(
         ts, first.markets, first.interval, first.horizons,
         stacked("realised"), pooled("variance"),
         stacked("excursion"), pooled("margin"),
         stacked("stressed"), pooled("stress"),
         tuple(_join_cases([part.cases[index] for part in parts]) for index in range(len(first.horizons))),
+        {name: raised.astype(np.bool_) for name, raised in pooled("alarms").items()} if warned else {},
+        stacked("onset").astype(np.bool_) if warned else None,
     )  # fmt: skip
+
+
+def _select_cases(cases: Cases, place: Int1D) -> Cases:
+    """Cases of the markets whose ``place`` [n_markets] in the new list is not -1."""
+    market = place[cases.market]
+    keep = market >= 0
+    return Cases(
+        cases.ts[keep],
+        market[keep],
+        cases.side[keep],
+        cases.log_distance[keep],
+        cases.outcome[keep],
+        {model: values[keep] for model, values in cases.probability.items()},
+    )
 
 
 def _join_cases(parts: Sequence[Cases]) -> Cases:

@@ -12,7 +12,10 @@ import pytest
 
 from riskml.errors import ConfigError, DataError
 from riskml.features.catalog import CATALOG, fingerprint, select
+from riskml.learning.columns import covered_columns
 from riskml.learning.recipe import NetworkSpec, Recipe, TrainingSpec, feature_names, parse_recipe
+
+from .conftest import make_toy
 
 SMALL = TrainingSpec(epochs=1, chunk_bars=64, warmup_steps=1)
 HAR = NetworkSpec().har_features
@@ -145,3 +148,23 @@ def test_a_bundle_lists_and_loads_the_selection_alone(toy: Any, fit: Any, tmp_pa
     assert tuple(feature.name for feature in bundle.features) == names
     assert bundle.manifest.feature_fingerprint == fingerprint(select(names), "1h")
     assert bundle.manifest.recipe["network"]["features"] == list(names)
+
+
+def test_a_feature_that_the_train_rows_hardly_know_is_left_out_unless_the_skip_stands_on_it() -> None:
+    data = make_toy()
+    rows = np.arange(len(data.ts)) < 1000
+    late = data.feature_names.index("funding_rate_8h")
+    skip = data.feature_names.index("log_har_28d")
+    data.features[:800, :, [late, skip]] = np.nan
+    kept = covered_columns(data, rows, [0, 1], NetworkSpec(min_coverage=0.25)).feature_names
+    assert set(data.feature_names) - set(kept) == {"funding_rate_8h"}
+    assert covered_columns(data, rows, [0, 1], NetworkSpec(min_coverage=0.15)) is data
+
+
+def test_coverage_counts_the_bars_that_are_there() -> None:
+    data = make_toy()
+    rows = np.arange(len(data.ts)) < 1000
+    late = data.feature_names.index("funding_rate_8h")
+    data.features[:800, :, late] = np.nan
+    data.close[:900] = np.nan  # a market that begins late knows its feature from the first bar on
+    assert covered_columns(data, rows, [0, 1], NetworkSpec(min_coverage=0.9)) is data
