@@ -172,7 +172,7 @@ def test_options_of_the_page_about_features_are_refused_elsewhere(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["report", "run", "somewhere", "--fit-end", "2024-05-01", "--lake", "x"]) == 2
-    assert "--fit-end, --lake: only 'riskml report features'" in capsys.readouterr().err
+    assert "--fit-end, --lake: 'riskml report run' does not take this" in capsys.readouterr().err
 
 
 def test_what_is_no_dataset_or_no_page_is_refused(stored: Path, tmp_path: Path) -> None:
