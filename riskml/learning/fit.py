@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from riskml.tables.build import Dataset
 
 _IDENTITY = "identity.json"
-_RANDOM_PARTS = ("tcn.", "encoder.", "joint.")
+_RANDOM_PARTS = ("encoder.", "joint.")
 """Parts of a network whose starting weights are drawn; all others are estimated or zero."""
 
 

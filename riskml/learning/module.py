@@ -143,7 +143,7 @@ class MarketModule(pl.LightningModule):
         decayed: list[Tensor] = []
         free: list[Tensor] = []
         for name, parameter in self.net.named_parameters():
-            is_network = name.startswith(("tcn", "joint", "head")) and parameter.ndim > 1
+            is_network = name.startswith(("encoder", "joint", "head")) and parameter.ndim > 1
             (decayed if is_network else free).append(parameter)
         optimiser = torch.optim.AdamW(
             [

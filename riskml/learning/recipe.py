@@ -18,6 +18,8 @@ from riskml.features.spec import FAMILIES
 from riskml.learning.boosting import BoostingSpec
 from riskml.tables.parts import CALIBRATE_FRACTION, FIT_FRACTION
 
+ENCODERS = ("tcn", "gru", "patch", "none")
+"""Sequence parts that ``riskml.learning.networks.encoders`` offers."""
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
 _SEQUENCE = ("log_parkinson_1h", "return_1h", "market_return_24h", "taker_imbalance_24h", "funding_rate_8h")
 _FEATURES = (
@@ -49,10 +51,20 @@ class SplitSpec:
 class NetworkSpec:
     """Shape of the network, its features and their roles; names that a dataset lacks are left out."""
 
+    encoder: str = "tcn"
+    """Sequence part: ``tcn``, ``gru``, ``patch`` or ``none``; it has to see at most ``n_bars`` bars."""
     channels: int = 24
     """Channels of the sequence part."""
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Dilation per layer; the receptive field, 1 + 2 sum, has to be at most ``n_bars``."""
+    """Dilation per layer of ``tcn``; the receptive field is 1 + 2 sum."""
+    window_bars: int = 48
+    """Receptive field of ``gru`` and ``patch``."""
+    patch_bars: int = 8
+    """Bars of a patch, which divide ``window_bars``."""
+    attention_heads: int = 2
+    """Heads of ``patch``, which divide ``channels``."""
+    attention_layers: int = 1
+    """Layers of ``patch``."""
     hidden: int = 48
     """Width of the joint layer."""
     n_bars: int = 64
@@ -74,6 +86,12 @@ class NetworkSpec:
     of an episode does not hold after it, and of a source that begins later nothing was learnt at all."""
     sequence_level: str = "log_har_7d"
     """Subtracted from log variances in the sequence part, which then sees shape, not level."""
+
+    @property
+    def receptive_field(self) -> int:
+        """Bars that one forecast reads."""
+        bars = {"tcn": 1 + 2 * sum(self.dilations), "none": 1}
+        return bars.get(self.encoder, self.window_bars)
 
 
 @dataclass(frozen=True)
@@ -256,7 +274,6 @@ def _convert(value: Any, default: Any) -> Any:
 def _out_of_range(recipe: Recipe) -> list[Problem]:
     network, training, split, loss = recipe.network, recipe.training, recipe.split, recipe.loss
     expert = recipe.expert
-    field_bars = 1 + 2 * sum(network.dilations)
     rules = [
         (
             0 < split.fit_fraction < split.calibrate_fraction <= 1,
@@ -269,9 +286,11 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             "[network] dilations have to be at least 1",
         ),
         (
-            field_bars <= network.n_bars,
-            f"[network] the dilations see {field_bars} bars, more than n_bars = {network.n_bars}",
+            network.receptive_field <= network.n_bars,
+            f"[network] the {network.encoder} encoder sees {network.receptive_field} bars, "
+            f"more than n_bars = {network.n_bars}",
         ),
+        *_encoder_rules(network),
         (
             all(0 <= p < 1 for p in (network.dropout, network.channel_dropout, network.family_dropout)),
             "[network] a dropout has to lie in [0, 1)",
@@ -314,6 +333,29 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
         ),
     ]
     return [Problem("recipe-range", message) for holds, message in rules if not holds]
+
+
+def _encoder_rules(network: NetworkSpec) -> list[tuple[bool, str]]:
+    sizes = (network.window_bars, network.patch_bars, network.attention_heads, network.attention_layers)
+    positive = min(sizes) >= 1
+    return [
+        (
+            network.encoder in ENCODERS,
+            f"[network] encoder has to be one of {', '.join(ENCODERS)}, found '{network.encoder}'",
+        ),
+        (
+            positive,
+            "[network] window_bars, patch_bars, attention_heads and attention_layers have to be at least 1",
+        ),
+        (
+            network.encoder != "patch" or (positive and network.window_bars % network.patch_bars == 0),
+            "[network] patch_bars has to divide window_bars",
+        ),
+        (
+            network.encoder != "patch" or (positive and network.channels % network.attention_heads == 0),
+            "[network] attention_heads has to divide channels",
+        ),
+    ]
 
 
 def _wrong_features(network: NetworkSpec) -> list[Problem]:

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from riskml.errors import DataError
-from riskml.learning.networks.tcn import CausalTcn
+from riskml.learning.networks.encoders import make_encoder
+from riskml.learning.networks.inputs import TensorInput, market_inputs
 from riskml.learning.recipe import NetworkSpec
 
 NU_LOW, NU_HIGH = 2.2, 30.0
@@ -146,15 +148,20 @@ class MarketNet(nn.Module):
         self.sigma_constant = nn.Parameter(torch.zeros(n_horizons, 2))
         self.nu_constant = nn.Parameter(torch.zeros(n_horizons))
         self.hazard_constant = nn.Parameter(torch.full((n_horizons,), -5.0))
-        self.tcn = CausalTcn(len(roles.sequence) + 1, spec.channels, spec.dilations, spec.dropout)
-        self.joint = nn.Linear(2 * (n_static + spec.channels), spec.hidden)
+        self.encoder = make_encoder(len(roles.sequence) + 1, spec)
+        self.joint = nn.Linear(2 * (n_static + self.encoder.channels), spec.hidden)
         self.dropout = nn.Dropout(spec.dropout)
         n_outputs = 5 * n_horizons
         self.head = nn.Linear(spec.hidden, n_outputs, bias=False)
         self.direct = nn.Linear(n_static, n_outputs, bias=False)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.direct.weight)
-        self.receptive_field = self.tcn.receptive_field
+        self.receptive_field = self.encoder.receptive_field
+        self.register_load_state_dict_pre_hook(_accept_old_names)
+
+    def describe_inputs(self) -> tuple[TensorInput, ...]:
+        """What :meth:`forward` takes: name, shape, type and meaning of each input."""
+        return market_inputs(len(self.roles.names), self.receptive_field)
 
     def forward(
         self, features: Tensor, feature_mask: Tensor, market_mask: Tensor
@@ -220,15 +227,19 @@ class MarketNet(nn.Module):
         ``present`` says where a market has a bar, ``pooled`` where it counts in the mean. They are
         two, so that a market outside the pool is read like any other.
         """
-        n_chunks, n_markets = inputs.shape[0], inputs.shape[1]
-        sequence = torch.cat([inputs @ self.sequence_map, present.unsqueeze(-1).to(inputs.dtype)], dim=-1)
-        encoded = self.tcn(sequence.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
-        encoded = encoded.reshape(n_chunks, n_markets, -1, self.spec.channels)
-        own = torch.cat([static, encoded], dim=-1)
+        own = static
+        if self.encoder.channels:
+            own = torch.cat([static, self._encode(inputs, present)], dim=-1)
         weight = pooled.unsqueeze(-1).to(own.dtype)
         mean = (own * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1.0)
         hidden = self.joint(torch.cat([own, mean.expand_as(own)], dim=-1))
         return self.head(self.dropout(nn.functional.silu(hidden))) + self.direct(static)
+
+    def _encode(self, inputs: Tensor, present: Tensor) -> Tensor:
+        """The sequence part, [n_chunks, n_markets, n_positions, channels]."""
+        sequence = torch.cat([inputs @ self.sequence_map, present.unsqueeze(-1).to(inputs.dtype)], dim=-1)
+        encoded = self.encoder(sequence.flatten(0, 1).transpose(1, 2)).transpose(1, 2)
+        return encoded.reshape(inputs.shape[0], inputs.shape[1], -1, self.encoder.channels)
 
     def _assemble(self, skip: Tensor, delta: Tensor) -> MarketLaw:
         n = self.n_horizons
@@ -267,6 +278,12 @@ class MarketNet(nn.Module):
         loadings = torch.stack(columns, dim=-1).clamp(-1.0, 1.0)
         norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True))
         return loadings * (0.999 / norm.clamp(min=0.999))
+
+
+def _accept_old_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Read weights that were saved when the sequence part was always a convolution, and named after it."""
+    for name in [key for key in state if key.startswith(f"{prefix}tcn.")]:
+        state[f"{prefix}encoder.{name.removeprefix(f'{prefix}tcn.')}"] = state.pop(name)
 
 
 def onset_probability(hazard: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class CausalTcn(nn.Module):
 
     def __init__(self, n_inputs: int, channels: int, dilations: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.receptive_field = receptive_field(dilations)
+        self.channels, self.receptive_field = channels, receptive_field(dilations)
         self.entry = nn.Conv1d(n_inputs, channels, 1)
         self.layers = nn.ModuleList(GatedLayer(channels, dilation, dropout) for dilation in dilations)
 
