@@ -272,6 +272,12 @@ def _add_scoring_verbs(verbs: _Verbs[_Parser]) -> None:
 
 
 def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
+    _add_replay(verbs)
+    _add_report(verbs)
+    _add_release_verbs(verbs)
+
+
+def _add_replay(verbs: _Verbs[_Parser]) -> None:
     replay = _verb(
         verbs,
         "replay",
@@ -300,6 +306,9 @@ def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
     )
     replay.add_argument("--fills", action="store_true", help="labels: fills where no venue has bars")
     replay.add_argument("--keep-marks", action="store_true", help="labels: start from the snapshot's marks")
+
+
+def _add_report(verbs: _Verbs[_Parser]) -> None:
     report = _verb(
         verbs,
         "report",
@@ -317,6 +326,9 @@ def _add_lifecycle_verbs(verbs: _Verbs[_Parser]) -> None:
     report.add_argument("--lake", help="features: adds its coverage by source and year; drift: required")
     _time(report, "--start", help="first time, UTC, inclusive (drift)")
     _time(report, "--end", help="last time, UTC, exclusive (drift)")
+
+
+def _add_release_verbs(verbs: _Verbs[_Parser]) -> None:
     inspect = _verb(
         verbs, "inspect", cli_lifecycle.inspect, "verify a bundle and say what it is", "models/first"
     )

@@ -58,7 +58,7 @@ def shifted_level(level: ArrayLike, shift: ArrayLike) -> FloatND:
     """``level`` moved by ``shift`` in log-odds, broadcast.
 
     >>> float(shifted_level(0.5, 0.0)), round(float(shifted_level(0.995, 1.0)), 5)
-    (0.5, 0.99816)
+    (0.5, 0.99815)
     """
     base = np.asarray(level, dtype=np.float64)
     return np.asarray(1.0 / (1.0 + (1.0 - base) / base * np.exp(-np.asarray(shift, dtype=np.float64))))
