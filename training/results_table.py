@@ -34,7 +34,7 @@ def render(line: dict[str, Any]) -> str:
     rows = ["| test part | measure | 1h | 8h | 24h |", "|---|---|---|---|---|"]
     for fold in folds:
         rows += _fold_rows(fold, steps[f"evaluate_{fold}"])
-    ingest, build = steps["ingest"], steps["build"]
+    build = steps["build"]
     fits = [steps[f"fit_{fold}"]["seconds"] for fold in folds]
     backfill = steps["backfill"]
     return "\n".join(
@@ -49,8 +49,7 @@ def render(line: dict[str, Any]) -> str:
             "below 1 is better). Log-loss is of liquidation at a random distance. The breach rate of a "
             "99.5 % requirement should be .005; FHS is filtered historical simulation on an EWMA.",
             "",
-            f"Ingest {ingest['counts']['rows_added']:,} rows of {ingest['counts']['files']} files: "
-            f"{ingest['seconds']:.0f} s. Build {build['rows']:,} rows x {build['features']} features: "
+            f"{_ingest(steps)}Build {build['rows']:,} rows x {build['features']} features: "
             f"{build['seconds']:.0f} s. Fit, per fold: {min(fits):.0f}-{max(fits):.0f} s. "
             f"All steps: {line['seconds'] / 60:.0f} min, peak memory {line['peak_mb'] / 1024:.1f} GiB.",
             "",
@@ -100,6 +99,14 @@ def replaced(readme: str, block: str) -> str:
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + block + after
+
+
+def _ingest(steps: dict[str, Any]) -> str:
+    """What the ingest took; nothing where the run found the lake complete (``--skip-ingest``)."""
+    if "ingest" not in steps:
+        return ""
+    counts, seconds = steps["ingest"]["counts"], steps["ingest"]["seconds"]
+    return f"Ingest {counts['rows_added']:,} rows of {counts['files']} files: {seconds:.0f} s. "
 
 
 def main(arguments: list[str]) -> int:

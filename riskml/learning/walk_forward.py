@@ -105,7 +105,7 @@ def evaluate_walk_forward(
     task = FoldTask(chosen, store, Path(folds_dir), interval, markets, fitted, reuse, tracking_uri, progress)
     results = [_evaluate_fold(fold, task, to_us(start), to_us(end)) for fold in tested]
     task.say(f"pooling {len(results)} folds")
-    return _pool(results, span)
+    return pool_folds(results, span)
 
 
 def _default_markets(lake: Lake, interval: str, scored: Sequence[str] | str | None) -> list[str]:
@@ -189,7 +189,7 @@ def _is_current(bundle: Path, fold: Fold, recipe: Recipe) -> bool:
     return same_recipe and seams == (to_us(fold.fit_end), to_us(fold.data_end))
 
 
-def _pool(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str, Any]:
+def pool_folds(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str, Any]:
     """The evaluate JSON of all folds together, with each fold's own below ``folds``."""
     markets = {result.scored.markets for result in results}
     if len(markets) > 1:

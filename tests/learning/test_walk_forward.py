@@ -67,4 +67,4 @@ def test_a_fold_bundle_is_taken_again_only_with_the_same_recipe_and_seams(tmp_pa
 def test_folds_scored_on_different_markets_are_not_pooled():
     results = [SimpleNamespace(scored=SimpleNamespace(markets=names)) for names in (("A",), ("A", "B"))]
     with pytest.raises(DataError, match="different markets"):
-        walk_forward._pool(results, ("2022-01-01", "2024-01-01"))
+        walk_forward.pool_folds(results, ("2022-01-01", "2024-01-01"))

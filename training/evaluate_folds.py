@@ -1,0 +1,92 @@
+"""Measure bundles of folds that exist, each on its own test part, and pool the rows.
+
+    python training/evaluate_folds.py --folds runs/real/folds --lake runs/real/lake --out pooled.json
+
+``riskml evaluate --walk-forward`` fits the folds as well; this takes a folder of bundles named
+``perp-<interval>-<data_end>``, as ``run_real_data.py`` leaves it. Writes the evaluate JSON with the folds
+below ``folds``, appends a line to ``training/results/folds.jsonl``, and prints the same line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from riskml.learning.evaluate import evaluate_rows
+from riskml.learning.protocol import FOLDS, LONG_MARKETS
+from riskml.learning.runs import write_text
+from riskml.learning.walk_forward import fold_path, pool_folds
+from riskml.scoring.session import load_bundle
+from riskml.tables.lake import Lake
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "training" / "results" / "folds.jsonl"
+HEADLINE = (
+    "qlike_ratio", "qlike_ratio_crash", "qlike_ratio_calm", "diebold_mariano_share", "log_loss_ratio", "ece",
+    "auc", "slope", "breach_rate", "breach_rate_top_decile", "kupiec_share", "christoffersen_share",
+    "rolling_red_share", "average_margin", "early_warning_recall", "early_warning_precision",
+    "early_warning_false_per_week", "early_warning_alarm_share", "early_warning_lead_minutes",
+    "early_warning_gain",
+)  # fmt: skip
+"""Pooled measures of the bundle that the line keeps."""
+
+
+def headline(metrics: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Value and baseline of the pooled measures, by ``metric horizon side``."""
+    return {
+        f"{row['metric']} {row['horizon']} {row['side']}": [
+            None if row[name] is None else round(row[name], 5) for name in ("value", "baseline")
+        ]
+        for row in metrics
+        if row["metric"] in HEADLINE and row["market"] == "all" and row["model"] == "riskml"
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate, pool, record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folds", required=True, help="folder of fold bundles")
+    parser.add_argument("--lake", required=True)
+    parser.add_argument("--out", required=True, help="evaluate JSON")
+    parser.add_argument("--markets", default=",".join(LONG_MARKETS), help="default: the long markets")
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    lake, markets = Lake(options.lake), options.markets.split(",")
+    results = []
+    for fold in FOLDS:
+        bundle = fold_path(Path(options.folds), fold, "1h")
+        print(f"{bundle.name}: testing to {fold.test_end}", file=sys.stderr, flush=True)
+        results.append(
+            evaluate_rows(load_bundle(bundle), lake, start=fold.data_end, end=fold.test_end, markets=markets)
+        )
+    report = pool_folds(results, (FOLDS[0].data_end, FOLDS[-1].test_end))
+    write_text(Path(options.out), json.dumps(report, allow_nan=False) + "\n")
+    line = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": f"python training/evaluate_folds.py --markets {options.markets}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}",
+        "seconds": round(time.perf_counter() - started, 1),
+        "rows": report["rows"],
+        "in_sample": report["in_sample"],
+        "pooled": headline(report["metrics"]),
+        "folds": {
+            fold.data_end[:4]: headline(part["metrics"])
+            for fold, part in zip(FOLDS, report["folds"], strict=True)
+        },
+    }
+    text = json.dumps(line)
+    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    write_text(RESULTS, before + text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
