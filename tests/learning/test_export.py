@@ -116,7 +116,7 @@ def test_a_graph_that_differs_is_refused(run: Path, bundle: Path) -> None:
 
     net = read_run(run).net
     with torch.no_grad():
-        net.sigma_constant.add_(1e-3)
+        net.first.sigma_constant.add_(1e-3)
     with pytest.raises(BundleError, match=r"differs from the network by more than 1e-05: .*sigma"):
         check_parity(net, (bundle / "market.onnx").read_bytes())
 
@@ -161,7 +161,7 @@ def test_a_failed_export_keeps_the_earlier_bundle(
     shutil.copytree(bundle, target)
     monkeypatch.setattr(export, "ACCOUNT_TOLERANCE", -1.0)
     # The graphs are made already; what is tested is what happens after.
-    monkeypatch.setattr(export, "export_market_graph", lambda net: (bundle / "market.onnx").read_bytes())
+    monkeypatch.setattr(export, "export_market_graph", lambda *_: (bundle / "market.onnx").read_bytes())
     monkeypatch.setattr(export, "_account_graph", lambda run: (bundle / "account.onnx").read_bytes())
     with pytest.raises(BundleError, match=r"account\.onnx differs from the numpy law"):
         export.export_bundle(run, target)
