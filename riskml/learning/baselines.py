@@ -29,7 +29,7 @@ from riskml.metrics import fit_logistic, qlike
 from riskml.units import duration_bars, duration_us
 
 Which = Literal["light", "full"]
-"""light: what needs no library; full adds HARQ, GARCH(1,1)-t and gradient boosting where it is offered."""
+"""light: what needs no library; full adds HARQ, GARCH(1,1)-t and gradient boosting."""
 HALF_LIVES = ("6h", "12h", "24h", "48h", "96h", "192h")
 DEFAULT_HALF_LIFE = "24h"
 """Used where the lake has too few rows before fit_end to choose one."""
@@ -127,20 +127,16 @@ def fit_baselines(
 
 
 def more_models() -> tuple[Baseline, ...]:
-    """What the full set adds, unfitted; boosting only where ``riskml.learning.boosting`` offers it."""
-    from riskml.learning import boosting
+    """What the full set adds, unfitted."""
+    from riskml.learning.boosting_baseline import BoostingBaseline
     from riskml.learning.garch import GarchT
     from riskml.learning.harq import Harq
 
-    models: list[Baseline] = [Harq(), GarchT()]
-    boosted: type[Baseline] | None = getattr(boosting, "BoostingBaseline", None)
-    if boosted is not None:
-        models.append(boosted())
-    return tuple(models)
+    return (Harq(), GarchT(), BoostingBaseline())
 
 
 def fit_more(data: EvaluationData, fit_end_us: int) -> tuple[tuple[Baseline, ...], tuple[str, ...]]:
-    """Fit HARQ, GARCH(1,1)-t and boosting (where offered); what was left out is in the notes."""
+    """Fit HARQ, GARCH(1,1)-t and boosting; what was left out is in the notes."""
     fitted: list[Baseline] = []
     notes: list[str] = []
     for model in more_models():

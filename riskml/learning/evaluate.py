@@ -167,7 +167,7 @@ def evaluate_rows(
     every = [by_name[name] for name in dict.fromkeys([*names, *fitted])]
     history_start = min(to_us(manifest.fit_start), first - WARM_UP_DAYS * DAY)
     _say(progress, f"reading bars of {len(every)} markets")
-    data = load_data(lake, every, manifest, history_start, to_us(end))
+    data = load_data(lake, every, manifest, history_start, to_us(end), catalogue=baselines == "full")
     if not np.isfinite(data.select(names).variance[data.between(first, to_us(end))]).any():
         raise DataError(
             f"there are no bars of {', '.join(names)} between {format_us(first)} and {format_us(to_us(end))}",
@@ -265,17 +265,30 @@ def published_log_har(manifest: Manifest) -> tuple[LogHar, ...]:
 
 
 def load_data(
-    lake: Lake, markets: Sequence[Market], manifest: Manifest, start_us: int, end_us: int
+    lake: Lake,
+    markets: Sequence[Market],
+    manifest: Manifest,
+    start_us: int,
+    end_us: int,
+    *,
+    catalogue: bool = False,
 ) -> EvaluationData:
-    """Read bars, baseline features and targets of [start, end); nothing later is read."""
-    from riskml.features.catalog import select
+    """Read bars, baseline features and targets of [start, end); nothing later is read.
+
+    Parameters
+    ----------
+    catalogue : keep every feature of the catalogue as well, which gradient boosting reads.
+    """
+    from riskml.features.catalog import CATALOG, select
     from riskml.tables.align import load_panel
     from riskml.tables.onsets import episode_starts
     from riskml.tables.stress import StressSpec
     from riskml.tables.targets import price_stress, targets
 
     interval, horizons = manifest.interval, tuple(manifest.horizons)
-    panel = load_panel(lake, list(markets), interval, start_us, end_us, features=select(_FEATURES))
+    # the order matters below: what the other baselines read comes first
+    more = tuple(feature for feature in CATALOG if catalogue and feature.name not in _FEATURES)
+    panel = load_panel(lake, list(markets), interval, start_us, end_us, features=(*select(_FEATURES), *more))
     prices = panel.close, panel.high, panel.low
     stress = price_stress(*prices, panel.ts, interval)
     observed = targets(*prices, panel.ts, interval, horizons, stress=stress)
@@ -306,6 +319,7 @@ def load_data(
             "drawdown_24h_sigmas": drawdown / np.exp(0.5 * slow),
         },
         returns=np.diff(np.log(panel.close), axis=0, prepend=np.nan),
+        catalogue=panel.features.astype(np.float32) if catalogue else None,
     )
 
 

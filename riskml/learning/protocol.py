@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from riskml.arrays import DOWN, Bool2D, BoolND, Float1D, Float2D, Float3D, FloatND, Int1D, TimeUs
+from riskml.arrays import DOWN, Bool2D, BoolND, Float1D, Float2D, Float3D, Float32ND, FloatND, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.risk import excursion
 from riskml.units import HOUR, duration_bars, duration_us, format_us, to_us
@@ -107,6 +107,8 @@ class EvaluationData:
     """One-line detectors of stress known at ``ts`` [n_bars, n_markets], higher is worse."""
     returns: Float2D | None = None
     """Close-to-close log return of each bar [n_bars, n_markets]; None: no model of returns."""
+    catalogue: Float32ND | None = None
+    """Every feature known at ``ts`` [n_bars, n_markets, n_features], NaN = missing; None: not read."""
 
     @property
     def horizon_bars(self) -> tuple[int, ...]:
@@ -127,6 +129,7 @@ class EvaluationData:
             markets=tuple(markets),
             onset=None if self.onset is None else self.onset[:, columns],
             returns=None if self.returns is None else self.returns[:, columns],
+            catalogue=None if self.catalogue is None else self.catalogue[:, columns],
             detectors={name: values[:, columns] for name, values in self.detectors.items()},
             **{name: getattr(self, name)[:, columns] for name in names},
         )
