@@ -65,7 +65,8 @@ def coverage_extras(
 ) -> dict[tuple[str, str], _Measured]:
     """Where coverage fails first: in the most volatile tenth of hours, and in any 250 days.
 
-    ``volatility`` is that of a baseline, the tuned EWMA, so that no model chooses its own hours. A
+    ``volatility`` is that of a baseline, the tuned EWMA, so that no model chooses its own hours; its decile
+    is taken over the scored rows themselves, in hindsight, the same for every model. A
     rolling window is red where the number of breaches has a probability below 1e-4 of being exceeded;
     each phase of windows that do not overlap is looked at, and the median over phases counts.
     """
