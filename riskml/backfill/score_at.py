@@ -7,6 +7,7 @@ from pathlib import Path
 from riskml.backfill.forecasts import history_markets
 from riskml.errors import DataError
 from riskml.features.evaluate import lookback_bars
+from riskml.features.fine import bar_lengths
 from riskml.features.inputs import input_tables, max_staleness_us
 from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
@@ -68,16 +69,11 @@ def warm_scorer(
     observed = 0
     for table in sorted(tables):
         of_bars = table in ("bars", "marks")
-        rows = lake.read(
-            table,
-            interval=manifest.interval if of_bars else None,
-            start=start,
-            end=at + 1,
-            known_by=at,
-        )
-        if rows.num_rows:
-            scorer.observe(table, to_columns(rows))
-            observed += rows.num_rows if table == "bars" else 0
+        for length in bar_lengths(names, table, manifest.interval) if of_bars else (None,):
+            rows = lake.read(table, interval=length, start=start, end=at + 1, known_by=at)
+            if rows.num_rows:
+                scorer.observe(table, to_columns(rows))
+                observed += rows.num_rows if table == "bars" and length == manifest.interval else 0
     if not observed:
         raise DataError(
             f"the lake at {lake.path} has no {manifest.interval} bar at or before {format_us(at)}",

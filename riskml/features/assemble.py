@@ -17,8 +17,10 @@ from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Int2D, TimeUs
 from riskml.errors import DataError
 from riskml.features.asof import take
 from riskml.features.candidates import candidates, padded, source_limit_us
+from riskml.features.columns import column_values
 from riskml.features.events import EventSource
-from riskml.features.inputs import EXACT_KINDS, INPUTS, InputKind, InputSpec, column_values, input_spec
+from riskml.features.fine import FineSource, is_finer
+from riskml.features.inputs import EXACT_KINDS, INPUTS, InputKind, InputSpec, input_spec
 from riskml.features.rows import Rows, TableRows
 from riskml.features.rules import Found, series_values, value_of
 from riskml.features.series import SeriesStore
@@ -45,7 +47,8 @@ def assemble_inputs(
     store : series of all tables that the inputs need; a missing one gives NaN.
     grid_ts : [n_bars] int64 us, closes of the bars (one for a live slot), rising.
     markets : columns of the market inputs.
-    interval : bars and marks of other intervals are not looked at.
+    interval : bars and marks of other intervals are not looked at, but for finer bars that an input
+        names.
     names : inputs; default all.
 
     Returns
@@ -83,7 +86,7 @@ class InputReader:
             kind = _LIKE.get(spec.kind, spec.kind)
             alike.setdefault((spec.table, kind, spec.staleness, spec.detail), []).append(spec)
         self._alike = list(alike.values())
-        self._sources: list[_Source | EventSource | _Nothing] = []
+        self._sources: list[_Source | EventSource | FineSource | _Nothing] = []
         self._series_known: dict[str, int] | None = None
 
     def read(self, grid_ts: TimeUs) -> dict[str, Float2D]:
@@ -250,15 +253,19 @@ class _Nothing:
 
 def _source(
     store: SeriesStore, specs: Sequence[InputSpec], markets: Sequence[Market], interval: str
-) -> _Source | EventSource | _Nothing:
+) -> _Source | EventSource | FineSource | _Nothing:
     spec = specs[0]
     choices = candidates(store, spec, markets, interval)
-    if not any(choices):
+    finer = spec.kind != "fine_sum" or is_finer(spec.detail, interval)
+    if not any(choices) or not finer:
         return _Nothing(tuple(specs), len(choices))
     table = store.tables[spec.table]
     limit_us = duration_us(spec.staleness) if spec.staleness else 0
     if spec.kind == "event_sum":
         return EventSource.of(specs, table, choices, duration_us(interval), limit_us)
+    if spec.kind == "fine_sum":
+        series = padded([[table.numbers[key] for key in keys] for keys in choices])
+        return FineSource(tuple(specs), table.rows, series, duration_us(interval), duration_us(spec.detail))
     assets = sorted({key.name for keys in choices for key in keys})
     series = padded([[table.numbers[key] for key in keys] for keys in choices])
     labels = padded([[assets.index(key.name) for key in keys] for keys in choices])

@@ -17,11 +17,13 @@ from riskml.features.calendar import CALENDAR
 from riskml.features.chains import CROSS_CHAIN
 from riskml.features.cross_asset import CROSS_ASSET
 from riskml.features.evaluate import input_names
+from riskml.features.fine_volatility import FINE
 from riskml.features.funding import FUNDING
 from riskml.features.inputs import input_spec, input_tables
 from riskml.features.nodes import MAX_GAP_BARS, MIN_ACROSS_WEIGHT
 from riskml.features.positioning import FLOW, INTEREST, PRICE_GAPS
 from riskml.features.pressure import PRESSURE
+from riskml.features.season import SEASON
 from riskml.features.shape import SHAPE
 from riskml.features.spec import FAMILIES, Family, Feature
 from riskml.features.volatility import LEVELS
@@ -29,6 +31,8 @@ from riskml.features.volatility import LEVELS
 CATALOG: tuple[Feature, ...] = (
     *LEVELS,
     *SHAPE,
+    *FINE,
+    *SEASON,
     *FUNDING,
     *INTEREST,
     *PRICE_GAPS,

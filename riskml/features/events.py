@@ -15,7 +15,8 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Int1D
 from riskml.features.asof import AsOfIndex
-from riskml.features.inputs import InputSpec, column_values
+from riskml.features.columns import column_values
+from riskml.features.inputs import InputSpec
 from riskml.features.rows import Rows, TableRows
 from riskml.features.rules import series_values
 from riskml.features.series import SeriesKey, SeriesTable

@@ -17,6 +17,7 @@ from riskml.features.nodes import (
     HourOfWeek,
     Lag,
     Rolling,
+    Season,
     as_expr,
 )
 
@@ -24,7 +25,7 @@ __all__ = [
     "BarHours", "Constant", "Expr", "HourOfWeek", "absolute", "across_max", "across_mean", "as_expr",
     "at_least", "at_most", "clip", "correlation", "count", "ewm_mean", "exp", "first_finite", "greater",
     "lag", "larger", "leader", "log", "maximum", "mean", "minimum", "quantile", "reference_mean",
-    "reference_std", "smaller", "sqrt", "square", "std", "total", "where_finite",
+    "reference_std", "season", "smaller", "sqrt", "square", "std", "total", "where_finite",
 ]  # fmt: skip
 
 
@@ -96,6 +97,11 @@ def where_finite(x: Expr, *others: Expr) -> Expr:
 def lag(x: Expr, duration: str = BAR) -> Expr:
     """The value ``duration`` ago."""
     return Lag(x, duration)
+
+
+def season(x: Expr, ahead: str, period: str, count: int) -> Expr:
+    """Mean over the last ``count`` periods of the value at the place that comes ``ahead`` from now."""
+    return Season(x, ahead, period, count)
 
 
 def count(x: Expr, window: str) -> Expr:

@@ -15,6 +15,8 @@ kind                      value of a slot
 ``venue_spread``          standard deviation over the perpetual venues of the symbol
 ``event_sum``             sum over the rows that became known within the bar, of one venue
                           as in ``market``; 0 when none did although the source is alive
+``fine_sum``              sum over the finer bars that make up the bar, as known at its close, of
+                          the first venue, as in ``market``, that has them all
 ``chain``                 newest known row per chain, sources of a chain combined
 ``asset``                 newest known row per stablecoin, of the venue nearest to redemption
                           among those whose rows are nearly as new as the newest
@@ -30,14 +32,12 @@ NaN. Limits allow for the source's own rhythm, its delay and one missed row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
-
-from riskml.arrays import Float1D
 from riskml.errors import DataError, nearest
+from riskml.features.columns import PARKINSON, SQUARED_BODY, SQUARED_FALL
 from riskml.features.nodes import Axis, Input
 from riskml.units import duration_us
 
@@ -49,6 +49,7 @@ InputKind: TypeAlias = Literal[
     "market_age",
     "venue_spread",
     "event_sum",
+    "fine_sum",
     "chain",
     "asset",
 ]
@@ -56,11 +57,8 @@ Combine: TypeAlias = Literal["", "sum", "supply", "mean"]
 """How the series of one chain become one: ``sum`` over all; ``supply``: mean over sources, then
 sum over assets; ``mean`` over all."""
 
-EXACT_KINDS: frozenset[InputKind] = frozenset({"bar", "spot_bar", "venue_median"})
-"""Kinds that read the row of the slot itself; they have no staleness limit."""
-MAX_PEG_PREMIUM = 0.5
-"""Further above redemption than this it is another unit or asset, and counts as missing. There is no
-such limit below: a peg that is lost altogether is what the input is for."""
+EXACT_KINDS: frozenset[InputKind] = frozenset({"bar", "spot_bar", "venue_median", "fine_sum"})
+"""Kinds that read the rows of the slot itself; they have no staleness limit."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +68,21 @@ class InputSpec:
     name: str
     table: str
     column: str
-    """A column of the table, or one of :data:`COLUMN_EXPRESSIONS`."""
+    """A column of the table, or one of :data:`riskml.features.columns.COLUMN_EXPRESSIONS`."""
     kind: InputKind
     unit: str
     meaning: str
     staleness: str = ""
     """A row older than this is not used; empty for bars, which are exact."""
     detail: str = ""
-    """Only series with this detail in their key (the band of depth, the population of long_short);
-    empty: any."""
+    """Only series with this detail in their key (the band of depth, the population of long_short, the
+    length of finer bars); empty: any."""
     side: str = ""
     """Of ``event_sum``: only the rows of this side."""
     combine: Combine = ""
     """Of ``chain``."""
+    within: str = ""
+    """Of ``fine_sum``: only the finer bars of this last part of the bar; empty: of all of it."""
 
     @property
     def axis(self) -> Axis:
@@ -95,6 +95,8 @@ class InputSpec:
     def text(self) -> str:
         """What the feature fingerprint covers."""
         options = "|".join((self.staleness, self.detail, self.side, self.combine))
+        if self.within:  # left out otherwise: inputs from before it came keep their text
+            options = f"{options}|{self.within}"
         return f"{self.name}={self.table}.{self.column}|{self.kind}|{options}"
 
 
@@ -325,7 +327,43 @@ _CHAINS = (
     ),
 )
 
-INPUTS: dict[str, InputSpec] = {spec.name: spec for spec in (*_BARS, *_FUNDING, *_POSITIONING, *_CHAINS)}
+FINE_INTERVALS = ("5m", "15m")
+"""Lengths of the finer bars that features look at, the finest first."""
+
+
+def _fine(interval: str) -> tuple[InputSpec, ...]:
+    """What the bars of a finer length say about a bar; NaN unless all of them are there."""
+    kind: InputKind = "fine_sum"
+
+    def of(name: str, text: str, unit: str, meaning: str, within: str = "") -> InputSpec:
+        return InputSpec(
+            f"{name}_{interval}", "bars", text, kind, unit, meaning, detail=interval, within=within
+        )
+
+    return (
+        of(
+            "fine_variance",
+            PARKINSON,
+            "variance per bar",
+            f"sum of the Parkinson variances of {interval} bars",
+        ),
+        of("fine_square", SQUARED_BODY, "variance per bar", f"sum of the squared returns of {interval} bars"),
+        of("fine_fall", SQUARED_FALL, "variance per bar", f"sum of the squared falls of {interval} bars"),
+        of(
+            "quarter_variance",
+            PARKINSON,
+            "variance per 15 min",
+            f"sum of the Parkinson variances of the {interval} bars in the last quarter of an hour",
+            "15m",
+        ),
+    )
+
+
+_FINE = tuple(spec for interval in FINE_INTERVALS for spec in _fine(interval))
+
+INPUTS: dict[str, InputSpec] = {
+    spec.name: spec for spec in (*_BARS, *_FINE, *_FUNDING, *_POSITIONING, *_CHAINS)
+}
 """Every input by name."""
 
 
@@ -348,64 +386,13 @@ def max_staleness_us(names: Iterable[str] | None = None) -> int:
     return max((duration_us(spec.staleness) for spec in specs if spec.staleness), default=0)
 
 
+def reach_us(names: Iterable[str], interval: str) -> int:
+    """How far before a slot the rows lie that its inputs read (us): limits; the bar, for finer bars."""
+    chosen = list(names)
+    has_fine = any(input_spec(name).kind == "fine_sum" for name in chosen)
+    return max(max_staleness_us(chosen), duration_us(interval) if has_fine else 0)
+
+
 def input_tables(names: Iterable[str]) -> tuple[str, ...]:
     """The tables that inputs read, sorted."""
     return tuple(sorted({input_spec(name).table for name in names}))
-
-
-def _funding_per_8h(columns: Mapping[str, Float1D]) -> Float1D:
-    return np.asarray(columns["rate"] * 8.0 / columns["interval_h"])
-
-
-def _net_flow(columns: Mapping[str, Float1D]) -> Float1D:
-    return np.asarray(columns["inflow_usd"] - columns["outflow_usd"])
-
-
-def _gross_flow(columns: Mapping[str, Float1D]) -> Float1D:
-    return np.asarray(columns["inflow_usd"] + columns["outflow_usd"])
-
-
-def _taker_imbalance(columns: Mapping[str, Float1D]) -> Float1D:
-    def share(buy: Float1D, sell: Float1D) -> Float1D:
-        both = buy + sell
-        return np.asarray(np.where(both > 0.0, (buy - sell) / np.where(both > 0.0, both, 1.0), np.nan))
-
-    of_volume = share(columns["buy_volume"], columns["sell_volume"])
-    of_value = share(columns["buy_usd"], columns["sell_usd"])
-    return np.where(np.isfinite(of_volume), of_volume, of_value)
-
-
-def _peg_deviation(columns: Mapping[str, Float1D]) -> Float1D:
-    redemption = columns["redemption_usd"]
-    fair = np.where(np.isfinite(redemption) & (redemption > 0.0), redemption, 1.0)
-    deviation = columns["price_usd"] / fair - 1.0
-    return np.where(deviation <= MAX_PEG_PREMIUM, deviation, np.nan)
-
-
-COLUMN_EXPRESSIONS: dict[str, Callable[[Mapping[str, Float1D]], Float1D]] = {
-    "rate * 8 / interval_h": _funding_per_8h,
-    "inflow_usd - outflow_usd": _net_flow,
-    "inflow_usd + outflow_usd": _gross_flow,
-    "(buy - sell) / (buy + sell)": _taker_imbalance,
-    "price_usd / redemption_usd - 1": _peg_deviation,
-}
-"""What an :attr:`InputSpec.column` that is no column means: value columns [n_rows] -> [n_rows]."""
-
-
-def column_values(columns: Mapping[str, Float1D], text: str) -> Float1D:
-    """Values of a column, or of an expression over columns, for the rows of a series.
-
-    Parameters
-    ----------
-    columns : value columns of the series by name, each [n_rows].
-    text : :attr:`InputSpec.column`.
-
-    Returns
-    -------
-    [n_rows] float64. NaN handling: a row that lacks what the expression needs gives NaN.
-    """
-    expression = COLUMN_EXPRESSIONS.get(text)
-    if expression is None:
-        return np.ascontiguousarray(columns[text], dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.ascontiguousarray(expression(columns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -40,16 +40,22 @@ class LagState:
         ):
             out[rows] = self._ring[slots]
         out[head:] = values[: n_rows - head]
-        newest = values[n_rows - head :]
-        place = (span.bar + n_rows - head) % shift
-        turn = min(head, shift - place)
-        self._ring[place : place + turn] = newest[:turn]
-        self._ring[: head - turn] = newest[turn:]
+        self._keep(values, span)
         if span.start is not None:
             cut = span.latest_start > span.bars - shift
             if cut.any():
                 out[span.start > (span.bars - shift)[:, np.newaxis]] = np.nan
         return out
+
+    def _keep(self, values: Float2D, span: Span) -> None:
+        """Write the newest rows to the ring."""
+        n_rows, shift = span.n_rows, self._shift
+        head = min(n_rows, shift)
+        newest = values[n_rows - head :]
+        place = (span.bar + n_rows - head) % shift
+        turn = min(head, shift - place)
+        self._ring[place : place + turn] = newest[:turn]
+        self._ring[: head - turn] = newest[turn:]
 
     def widen(self, extra: int) -> None:
         """Add columns that have had no value yet."""
@@ -78,3 +84,44 @@ class LagState:
                 fix="restore the state into a stream of the same features and markets",
             )
         self._ring = ring.copy()
+
+
+class SeasonState(LagState):
+    """Mean of the values at several distances, in one ring.
+
+    Parameters
+    ----------
+    offsets : bars to look back, rising; 0 is the row itself.
+    min_count : finite values needed for a result.
+    n_columns : width of the node.
+    """
+
+    def __init__(self, offsets: Sequence[int], min_count: int, n_columns: int) -> None:
+        super().__init__(max(offsets[-1], 1), n_columns)
+        self._offsets = np.array(offsets, dtype=np.int64)
+        self._min_count = min_count
+
+    def push(self, values: Float2D, span: Span) -> Float2D:
+        """Means for the next rows [n_rows, n_columns]; values of earlier segments are missing."""
+        total: Float2D = np.zeros(values.shape)
+        count: Float2D = np.zeros(values.shape)
+        # From the newest to the oldest, one by one: blocks of any length add in one order.
+        for there, seen in self._looked_up(values, span):
+            total += there
+            count += seen
+        self._keep(values, span)
+        return np.where(count >= self._min_count, total / np.maximum(count, 1.0), np.nan)
+
+    def _looked_up(self, values: Float2D, span: Span) -> Iterator[tuple[AnyArray, AnyArray]]:
+        """Value, 0 where missing, and whether it is there, at each distance."""
+        n_rows = span.n_rows
+        cut = span.start is not None and bool((span.latest_start > span.bars - self._shift).any())
+        for offset in self._offsets.tolist():
+            head = min(n_rows, offset)
+            rows = np.empty(values.shape)
+            rows[:head] = self._ring[(span.bars[:head] - offset) % self._shift]
+            rows[head:] = values[: n_rows - head]
+            seen = np.isfinite(rows)
+            if cut and span.start is not None:
+                seen &= span.start <= (span.bars - offset)[:, np.newaxis]
+            yield np.where(seen, rows, 0.0), seen

@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from riskml.errors import ConfigError
-from riskml.units import duration_bars
+from riskml.units import duration_bars, duration_us
 
 MAX_GAP_BARS = 3
 """A longer run of missing bars ends a segment."""
@@ -102,7 +102,7 @@ class Expr:
     def input_names(self) -> tuple[str, ...]:
         """Inputs that the expression reads, sorted; with presence when windows are cut by it."""
         names = {node.name for node in walk(self) if isinstance(node, Input)}
-        if any(isinstance(node, (Rolling, Lag)) and node.segmented for node in walk(self)):
+        if any(isinstance(node, LOOKS_BACK) and node.segmented for node in walk(self)):
             names.add(PRESENCE_INPUT)
         return tuple(sorted(names))
 
@@ -223,6 +223,49 @@ class Lag(Expr):
 
 
 @dataclass(frozen=True, eq=False)
+class Season(Expr):
+    """Mean over the last periods of the value at the place that comes ``ahead`` from now.
+
+    Of the next hour (``ahead``), say, the mean over the last 14 days (``period`` 1 d, ``count`` 14)
+    of the value that was reached at the end of that hour of the day. Missing values are skipped; NaN
+    with fewer than half of them. Values of an earlier segment are missing.
+    """
+
+    child: Expr
+    ahead: str
+    period: str
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or duration_us(self.ahead) > duration_us(self.period):
+            raise ConfigError(
+                f"a season looks at least one period back and at most one ahead, not {self.count} of "
+                f"{self.period} and {self.ahead}"
+            )
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        return (self.child,)
+
+    def offsets(self, interval: str) -> tuple[int, ...]:
+        """How many bars ago the values lie, the newest first."""
+        ahead, period = bars_in(self.ahead, interval), bars_in(self.period, interval)
+        return tuple(number * period - ahead for number in range(1, self.count + 1))
+
+    def extra_bars(self, interval: str) -> int:
+        return self.offsets(interval)[-1]
+
+    @property
+    def min_count(self) -> int:
+        """Finite values needed for a result."""
+        return (self.count + 1) // 2
+
+    @cached_property
+    def text(self) -> str:
+        return f"season({self.child.text}, {self.ahead}, {self.period}, {self.count})"
+
+
+@dataclass(frozen=True, eq=False)
 class Rolling(Expr):
     """A statistic over the last ``window``; see the module's words on missing bars."""
 
@@ -277,6 +320,10 @@ class Rolling(Expr):
             if value is not None
         ]
         return f"{self.statistic}({', '.join([self.child.text, self.window, *options])})"
+
+
+LOOKS_BACK = (Rolling, Lag, Season)
+"""Nodes that read rows before their own: those that a market's segments cut."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,9 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Float2D, Int2D, TimeUs
 from riskml.errors import DataError
-from riskml.features.lagged import LagState
+from riskml.features.lagged import LagState, SeasonState
 from riskml.features.nodes import (
+    LOOKS_BACK,
     PRESENCE_INPUT,
     Across,
     Axis,
@@ -30,6 +31,7 @@ from riskml.features.nodes import (
     Input,
     Lag,
     Rolling,
+    Season,
     walk,
 )
 from riskml.features.rolling import Ops, RollingState, Segments, Span, Values, Window
@@ -140,7 +142,7 @@ class NodeStream:
         self.markets = tuple(markets)
         self._interval = interval
         self._segments = Segments(len(self.markets))
-        self._cuts = any(isinstance(node, (Rolling, Lag)) and node.segmented for node in program.order)
+        self._cuts = any(isinstance(node, LOOKS_BACK) and node.segmented for node in program.order)
         self._rolling: dict[int, RollingState] = {}
         self._lags: dict[int, LagState] = {}
         self._profiles = _profiles(program, self.markets)
@@ -231,13 +233,19 @@ class NodeStream:
             state = ops.state(window_of(node, self._interval), width, zlib.crc32(node.text.encode()))
             self._rolling[place] = state
             return _rolling(state, children[0], node.segmented)
-        if isinstance(node, Lag):
-            lag = self._lags[place] = LagState(node.extra_bars(self._interval), self._width(node.axis))
+        if isinstance(node, (Lag, Season)):
+            lag = self._lags[place] = self._lag_state(node)
             child, cut = children[0], node.segmented
             return lambda run: lag.push(run.values[child], run.cut if cut else run.uncut)
         if isinstance(node, Across):
             return self._across(node, children[0], ops.functions[f"across_{node.reduction}"])
         return _leaf(node, self._interval, ops.functions["finite_or_missing"])
+
+    def _lag_state(self, node: Lag | Season) -> LagState:
+        width = self._width(node.axis)
+        if isinstance(node, Season):
+            return SeasonState(node.offsets(self._interval), node.min_count, width)
+        return LagState(node.extra_bars(self._interval), width)
 
     def _across(self, node: Across, child: int, function: Callable[..., AnyArray]) -> _Step:
         def step(run: _Run) -> AnyArray:

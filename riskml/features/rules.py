@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from riskml.arrays import AnyArray, Bool2D, Float1D, Float2D, Int1D, Int2D
-from riskml.features.inputs import InputKind, InputSpec, column_values
+from riskml.features.columns import column_values
+from riskml.features.inputs import InputKind, InputSpec
 from riskml.features.rows import Rows
 from riskml.units import duration_us
 

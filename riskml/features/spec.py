@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from riskml.features.inputs import input_spec
-from riskml.features.nodes import BAR, Expr, Input, Lag, Rolling, walk
-from riskml.units import duration_us
+from riskml.features.nodes import BAR, LOOKS_BACK, Expr, Input, Lag, Rolling, Season, walk
+from riskml.units import DAY, duration_us
 
 Family: TypeAlias = Literal["volatility", "funding", "positioning", "cross_chain", "cross_asset", "calendar"]
 FAMILIES: tuple[Family, ...] = (
@@ -59,6 +59,8 @@ def _window_rule(expr: Expr) -> str:
     for node in walk(expr):
         if isinstance(node, Rolling) and node.statistic != "count":
             windows.setdefault(node.min_window or "half", set()).add(node.window)
+        elif isinstance(node, Season):
+            windows.setdefault("half", set()).add(f"{node.count * duration_us(node.period) // DAY}d")
     clauses = [
         f"less than {need} of {_join(sorted(spans, key=duration_us))}" for need, spans in windows.items()
     ]
@@ -87,7 +89,7 @@ def _bare_inputs(expr: Expr) -> list[str]:
     stack, seen = [expr], set[str]()
     while stack:
         node = stack.pop()
-        if node.text in seen or isinstance(node, (Rolling, Lag)):
+        if node.text in seen or isinstance(node, LOOKS_BACK):
             continue
         seen.add(node.text)
         if isinstance(node, Input):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,8 @@ import pyarrow.compute as pc
 from riskml.arrays import AnyArray, Int1D
 from riskml.contracts import contract
 from riskml.errors import ContractError
-from riskml.features.inputs import input_spec, input_tables, max_staleness_us
+from riskml.features.fine import bar_lengths
+from riskml.features.inputs import input_spec, input_tables, reach_us
 from riskml.features.series import SeriesStore
 from riskml.features.weights import axis_columns
 from riskml.markets import Market, symbols
@@ -28,11 +28,13 @@ from riskml.units import duration_us
 
 WITH_INTERVAL = ("bars", "marks")
 """Tables that hold several bar lengths."""
-_NO_VENUES = frozenset({"spot_bar", "venue_median"})
+_NO_VENUES = frozenset({"spot_bar", "venue_median", "fine_sum"})
 """Kinds of input that read the bars of venues other than the market's own."""
 _WORD = re.compile(r"[a-z_]+")
 _SHORTHAND = {"buy": ("buy_volume", "buy_usd"), "sell": ("sell_volume", "sell_usd")}
 """Words of column expressions that stand for several columns."""
+_FUNCTIONS = frozenset({"ln", "min"})
+"""Words of column expressions that are no columns."""
 
 
 @dataclass
@@ -69,7 +71,8 @@ class LakeFeed:
     slot ever sees them."""
 
     def __post_init__(self) -> None:
-        self._reach = max_staleness_us(self.names)
+        self._reach = reach_us(self.names, self.interval)
+        self._intervals = {table: bar_lengths(self.names, table, self.interval) for table in WITH_INTERVAL}
         self._files: dict[str, list[_File]] = {}
         for table in input_tables(self.names):
             of_table = [name for name in self.names if input_spec(name).table == table]
@@ -117,7 +120,7 @@ class LakeFeed:
         if stop <= oldest:
             file.groups = []
             return None
-        interval = {self.interval} if file.partition.table in WITH_INTERVAL else None
+        interval = self._intervals.get(file.partition.table)
         if file.groups is None:
             file.groups = row_groups(file.partition, interval)
         due = [group for group in file.groups if group.first < last]
@@ -134,7 +137,7 @@ class LakeFeed:
                 fix="write rows with Lake.write",
             )
         if interval is not None:
-            rows = _of_interval(rows, self.interval)
+            rows = _of_intervals(rows, interval)
         if file.partition.table == "bars":
             self._look_for_strays(file.partition, rows)
         if min(group.first for group in due if group.number in wanted) < oldest:
@@ -143,7 +146,7 @@ class LakeFeed:
 
     def _look_for_strays(self, partition: LakePartition, rows: pa.Table) -> None:
         if Market(partition.keys["symbol"], partition.keys["venue"]) in self.markets:
-            ts = rows["ts"].cast(pa.int64()).to_numpy()
+            ts = _of_intervals(rows, {self.interval})["ts"].cast(pa.int64()).to_numpy()
             stray = ts[ts % duration_us(self.interval) != 0]
             if len(stray):
                 self.off_grid.append(stray)
@@ -156,6 +159,7 @@ def needed_columns(table: str, names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         for word in _WORD.findall(input_spec(name).column):
             words.update(_SHORTHAND.get(word, (word,)))
+    words -= _FUNCTIONS
     if words - set(spec.column_names):  # an expression that cannot be taken apart: everything
         return spec.column_names
     return tuple(column.name for column in spec.columns if column.required or column.name in words)
@@ -184,11 +188,6 @@ def _texts(column: pa.Array) -> AnyArray:
     return texts
 
 
-@cache
-def _scalar(interval: str) -> pa.Scalar:
-    return pa.scalar(interval, pa.string())
-
-
-def _of_interval(rows: pa.Table, interval: str) -> pa.Table:
-    same = pc.equal(rows["interval"], _scalar(interval))
+def _of_intervals(rows: pa.Table, intervals: Collection[str]) -> pa.Table:
+    same = pc.is_in(rows["interval"], pa.array(sorted(intervals), pa.string()))
     return rows if pc.all(same).as_py() else rows.filter(same)

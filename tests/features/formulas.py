@@ -92,6 +92,7 @@ def make_panel() -> Panel:
     for name in ("mark_close", "index_close", "spot_close", "venue_close"):
         inputs[name] = close * np.exp(0.001 * rng.standard_normal(close.shape))
     inputs["index_close"][:, 1] = np.nan
+    _fill_fine(np.random.default_rng(22), inputs)
     inputs["volume"] = np.exp(rng.normal(6.0, 0.8, close.shape))
     inputs["taker_buy_volume"] = inputs["volume"] * rng.random(close.shape)
     inputs["taker_buy_volume"][:, 2] = np.nan
@@ -115,6 +116,20 @@ def make_panel() -> Panel:
         for name in ("open", "high", "low", "close", "volume", "taker_buy_volume", "mark_close"):
             inputs[name][row, 1] = np.nan
     return Panel(np.arange(1, N_BARS + 1, dtype=np.int64) * HOUR_US, inputs)
+
+
+def _fill_fine(rng: np.random.Generator, inputs: dict[str, np.ndarray]) -> None:
+    """The first market has bars of 5 min but for two days, the others of 15 min only."""
+    shape = inputs["close"].shape
+    for interval in ("5m", "15m"):
+        inputs[f"fine_variance_{interval}"] = np.exp(rng.normal(-10.0, 1.0, shape))
+        inputs[f"quarter_variance_{interval}"] = inputs[f"fine_variance_{interval}"] * rng.random(shape)
+        inputs[f"fine_square_{interval}"] = np.exp(rng.normal(-10.0, 1.0, shape))
+        inputs[f"fine_fall_{interval}"] = inputs[f"fine_square_{interval}"] * rng.random(shape)
+    for name in ("fine_variance", "quarter_variance", "fine_square", "fine_fall"):
+        inputs[f"{name}_5m"][:, 1:] = np.nan
+        inputs[f"{name}_5m"][1231:1279, 0] = np.nan
+        inputs[f"{name}_15m"][1230:1234, 2] = np.nan
 
 
 def _fill_chains(rng: np.random.Generator, inputs: dict[str, np.ndarray]) -> None:
@@ -231,6 +246,43 @@ def tail_range(p: Panel, t: int, i: int) -> float:
     return math.log(np.quantile(ranges, 0.95) / ranges.mean())
 
 
+def finest(p: Panel, name: str) -> np.ndarray:
+    """Bars of 5 min where they are, else of 15 min [n_bars, n_markets]."""
+    five, fifteen = p.inputs[f"{name}_5m"], p.inputs[f"{name}_15m"]
+    return np.where(np.isnan(five), fifteen, five)
+
+
+def fine_har(hours: int) -> Callable[[Panel, int, int], float]:
+    return lambda p, t, i: log_floored(p.window(finest(p, "fine_variance"), t, i, hours).mean())
+
+
+def last_quarter(p: Panel, t: int, i: int) -> float:
+    return log_floored(4.0 * finest(p, "quarter_variance")[t, i])
+
+
+def downside(p: Panel, t: int, i: int) -> float:
+    return float(finest(p, "fine_fall")[t, i] / finest(p, "fine_square")[t, i])
+
+
+def log_hours(p: Panel, i: int) -> np.ndarray:
+    return np.log(np.maximum(p.parkinson[:, i], FLOOR))
+
+
+def season_of_hours(p: Panel, t: int, i: int, period: int, count: int) -> float:
+    """The coming hour is ``t + 1``: the same one of earlier days or weeks, against all hours since."""
+    x = log_hours(p, i)
+    same = [x[t + 1 - period * number] for number in range(1, count + 1)]
+    return float(np.nanmean(same) - np.nanmean(x[t + 1 - period * count : t + 1]))
+
+
+def season_of_windows(p: Panel, t: int, i: int, hours: int, period: int, count: int) -> float:
+    """The same for the mean variance of the coming ``hours``."""
+    x = p.parkinson[:, i]
+    starts = [t + 1 - period * number for number in range(1, count + 1)]
+    same = [np.nanmean(x[start : start + hours]) for start in starts]
+    return log_floored(float(np.nanmean(same))) - log_floored(float(np.nanmean(x[starts[-1] : t + 1])))
+
+
 Oracle = Callable[[Panel, int, int], float]
 
 VOLATILITY: dict[str, Oracle] = {
@@ -274,6 +326,19 @@ VOLATILITY: dict[str, Oracle] = {
     "range_position_24h": range_position,
     "high_low_spread_24h": corwin_schultz,
     "history_28d": lambda p, t, i: p.window("close", t, i, 672).size / 24.0,
+    "log_fine_variance_1h": fine_har(1),
+    "fine_ratio_1h": lambda p, t, i: fine_har(1)(p, t, i) - log_floored(p.parkinson[t, i]),
+    "log_last_quarter_variance": last_quarter,
+    "last_quarter_share_1h": lambda p, t, i: last_quarter(p, t, i) - fine_har(1)(p, t, i),
+    "fine_downside_share_1h": downside,
+    "log_fine_har_8h": fine_har(8),
+    "log_fine_har_24h": fine_har(24),
+    "log_har_3d": lambda p, t, i: log_floored(p.window(p.parkinson, t, i, 72).mean()),
+    "log_har_14d": lambda p, t, i: log_floored(p.window(p.parkinson, t, i, 336).mean()),
+    "season_ratio_1h_14d": lambda p, t, i: season_of_hours(p, t, i, 24, 14),
+    "season_ratio_8h_14d": lambda p, t, i: season_of_windows(p, t, i, 8, 24, 14),
+    "season_week_1h_4w": lambda p, t, i: season_of_hours(p, t, i, 168, 4),
+    "season_week_24h_4w": lambda p, t, i: season_of_windows(p, t, i, 24, 168, 4),
 }
 
 

@@ -172,6 +172,7 @@ def each_market(value: Oracle) -> Callable[[Panel, int], np.ndarray]:
 day_returns = each_market(lambda p, t, i: p.window(p.returns, t, i, 24).sum())
 day_variances = each_market(lambda p, t, i: p.window(p.parkinson, t, i, 24).mean())
 drawdowns = each_market(VOLATILITY["drawdown_7d"])
+seasons = each_market(VOLATILITY["season_ratio_1h_14d"])
 
 CROSS_ASSET: dict[str, Oracle] = {
     "market_log_variance_24h": lambda p, t, i: np.log(day_variances(p, t)).mean(),
@@ -188,6 +189,7 @@ CROSS_ASSET: dict[str, Oracle] = {
     "correlation_jump_24h": lambda p, t, i: correlation(24)(p, t, i) - correlation(168)(p, t, i),
     "commonality_24h": commonality,
     "drawdown_share_7d": lambda p, t, i: float((drawdowns(p, t) < -1.0).mean()),
+    "market_season_ratio_1h": lambda p, t, i: seasons(p, t).mean(),
     "leader_return_1h": lambda p, t, i: VOLATILITY["return_1h"](p, t, 0),
 }
 

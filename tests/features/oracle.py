@@ -78,6 +78,8 @@ class Oracle:
             return ELEMENTWISE[node.operation](*(self.value(child, row, column) for child in node.arguments))
         if isinstance(node, e.Lag):
             return self._lag(node, row, column)
+        if isinstance(node, e.Season):
+            return self._season(node, row, column)
         if isinstance(node, e.Rolling):
             return self._rolling(node, row, column)
         if isinstance(node, e.CrossSection):
@@ -111,6 +113,17 @@ class Oracle:
         if before < self._oldest(node.child, row, column):
             return NAN
         return self.value(node.child, before, column)
+
+    def _season(self, node: e.Season, row: int, column: int) -> float:
+        """The bar that closes ``ahead`` from now, and the same place of each period before."""
+        coming = row + self._bars(node.ahead)
+        oldest = self._oldest(node.child, row, column)
+        rows = [coming - number * self._bars(node.period) for number in range(1, node.count + 1)]
+        values = [self.value(node.child, before, column) for before in rows if before >= oldest]
+        values = [value for value in values if math.isfinite(value)]
+        if not values or len(values) < math.ceil(node.count / 2):
+            return NAN
+        return math.fsum(values) / len(values)
 
     def _rolling(self, node: e.Rolling, row: int, column: int) -> float:
         bars = self._bars(node.window)

@@ -16,13 +16,15 @@ import numpy as np
 
 from riskml.contracts import contract
 from riskml.facts import load_facts
-from riskml.features.inputs import MAX_PEG_PREMIUM, InputSpec
+from riskml.features.columns import MAX_PEG_PREMIUM
+from riskml.features.inputs import InputSpec
 from riskml.features.weights import axis_columns
 from riskml.markets import Market
 
 Row: TypeAlias = dict[str, Any]
 HOUR_US = 3600 * 10**6
 UNIT_HOURS = {"h": 1, "d": 24}
+MINUTE_US = HOUR_US // 60
 NAN = math.nan
 
 
@@ -50,6 +52,7 @@ class LookUps:
             "market_age": self._age,
             "venue_spread": self._venue_spread,
             "event_sum": self._event_sum,
+            "fine_sum": self._fine_sum,
         }[spec.kind](spec, slot, market)
 
     def column(self, spec: InputSpec, slot: int, place: int) -> float:
@@ -148,6 +151,21 @@ class LookUps:
                 return math.fsum(amounts)
         return NAN
 
+    def _fine_sum(self, spec: InputSpec, slot: int, market: Market) -> float:
+        fine, bar = minutes(spec.detail), minutes(self.interval)
+        span = minutes(spec.within) if spec.within else bar
+        if fine >= bar or bar % fine or span > bar:
+            return NAN
+        for _, rows in self._market_series(spec, market):
+            parts = []
+            for close in range(slot, slot - span * MINUTE_US, -fine * MINUTE_US):
+                known_rows = [row for row in rows if row["ts"] == close and known(row) <= slot]
+                if known_rows:
+                    parts.append(cell(spec.column, max(known_rows, key=known)))
+            if len(parts) == span // fine and all(map(math.isfinite, parts)):
+                return math.fsum(parts)
+        return NAN
+
     def _newest_values(
         self, spec: InputSpec, slot: int, series: Iterable[tuple[dict[str, Any], Sequence[Row]]]
     ) -> list[float]:
@@ -210,6 +228,11 @@ def hours(duration: str) -> int:
     return int(duration[:-1]) * UNIT_HOURS[duration[-1]]
 
 
+def minutes(duration: str) -> int:
+    """``"15m"`` -> 15."""
+    return int(duration[:-1]) if duration.endswith("m") else 60 * hours(duration)
+
+
 def as_text(part: object) -> str:
     """A part of a key as a declaration writes it: 100.0 as 100."""
     return f"{part:g}" if isinstance(part, float) else str(part)
@@ -250,6 +273,9 @@ EXPRESSIONS: dict[str, Callable[[Row], float]] = {
     "inflow_usd + outflow_usd": lambda row: row["inflow_usd"] + row["outflow_usd"],
     "(buy - sell) / (buy + sell)": _taker,
     "price_usd / redemption_usd - 1": _peg,
+    "ln(high / low)^2 / (4 ln 2)": lambda row: math.log(row["high"] / row["low"]) ** 2 / math.log(16.0),
+    "ln(close / open)^2": lambda row: math.log(row["close"] / row["open"]) ** 2,
+    "min(ln(close / open), 0)^2": lambda row: min(math.log(row["close"] / row["open"]), 0.0) ** 2,
 }
 
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from riskml.contracts import contract
+from riskml.features.inputs import FINE_INTERVALS
 from riskml.features.series import SERIES_TABLES, SeriesStore
-from riskml.units import HOUR
+from riskml.units import HOUR, duration_us
 
 PERPETUAL = ("binance", "bybit", "okx", "gate")
 KEYS: dict[str, tuple[object, ...]] = {
     "venue": (*PERPETUAL, "binance_spot", "bybit_spot"),
     "symbol": ("BTC", "ETH"),
-    "interval": ("1h", "4h"),
+    "interval": ("1h", "4h", *FINE_INTERVALS),
     "band_bps": (50.0, 100.0),
     "population": ("global_account", "top_account"),
     "account_id": ("", "a"),
@@ -50,10 +51,14 @@ def _rows(table: str, random: np.random.Generator) -> list[Row]:
         if random.random() < 0.15:
             continue
         of_slot = table in ("bars", "marks")
-        hours = np.flatnonzero(random.random(120) < (0.8 if of_slot else 0.12)).tolist()
+        hours: list[float] = np.flatnonzero(random.random(120) < (0.8 if of_slot else 0.12)).tolist()
+        fine = of_slot and key["interval"] in FINE_INTERVALS
+        if fine:  # bars within some of the hours, nearly all of them
+            step = duration_us(str(key["interval"])) / HOUR
+            hours = [when for when in np.arange(20, 60, step).tolist() if random.random() < 0.98]
         for hour in hours:
-            ts = int(hour * HOUR if of_slot else (hour + random.random()) * HOUR)
-            delays = [0 if random.random() < 0.7 else int(random.integers(1, 40 * HOUR))]
+            ts = round(hour * HOUR) if of_slot else int((hour + random.random()) * HOUR)
+            delays = [0 if random.random() < (0.98 if fine else 0.7) else int(random.integers(1, 40 * HOUR))]
             delays += [delays[0] + int(random.integers(1, 9 * HOUR))] if random.random() < 0.1 else []
             rows += [{"ts": ts, "known_at": ts + delay} | key | _values(spec, random) for delay in delays]
     return rows

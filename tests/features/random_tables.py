@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from riskml.contracts import Column, TableContract, contract
-from riskml.features.inputs import INPUTS, input_tables
+from riskml.features.inputs import FINE_INTERVALS, INPUTS, input_tables
 from riskml.features.series import SeriesStore
 from riskml.markets import Market
 from riskml.units import DAY, HOUR, MINUTE, duration_us
@@ -29,7 +29,7 @@ def key_values(table: str, markets: Sequence[Market], interval: str) -> dict[str
     return {
         "venue": ["binance", "bybit", "okx", "coinalyze", "binance_daily", "aave", "gate", *spot],
         "symbol": [*sorted({market.symbol for market in markets}), "OTHER"],
-        "interval": [interval, "3d"],
+        "interval": [interval, "3d", *FINE_INTERVALS],
         "population": ["global_account", "top_account"],
         "band_bps": [100.0, 500.0],
         "account_id": ["", "somebody"],
@@ -68,7 +68,12 @@ def _rows(
     for number, key in enumerate(itertools.product(*(choices[name] for name in names))):
         if number and declared.name not in EXACT_TABLES and rng.random() < 0.35:
             continue
-        when, known = _times(rng, declared.name, grid_ts, silence)
+        fine = key[-1] if declared.name == "bars" and key[-1] in FINE_INTERVALS else ""
+        if fine and rng.random() < 0.6:
+            continue
+        when, known = (
+            _fine_times(rng, grid_ts, str(fine)) if fine else _times(rng, declared.name, grid_ts, silence)
+        )
         ts.append(when)
         known_at.append(known)
         keys += [key] * len(when)
@@ -82,6 +87,18 @@ def _rows(
         if column.name not in columns:
             columns[column.name] = _values(rng, column, len(keys))
     return columns
+
+
+def _fine_times(rng: np.random.Generator, grid_ts: np.ndarray, fine: str) -> tuple[np.ndarray, np.ndarray]:
+    """The bars within some neighbouring bars of the grid: most whole, some with a hole or a late part."""
+    first = int(rng.integers(0, len(grid_ts) // 2))
+    last = min(first + max(len(grid_ts) // 6, 30), len(grid_ts) - 1)
+    ts = np.arange(grid_ts[first], grid_ts[last], duration_us(fine))
+    ts = ts[rng.random(len(ts)) < 0.99]
+    delay = np.where(rng.random(len(ts)) < 0.97, 0, rng.choice(DELAYS, len(ts)))
+    revised = rng.random(len(ts)) < 0.05
+    again = delay[revised] + rng.integers(1, 2 * HOUR, int(revised.sum()))
+    return np.append(ts, ts[revised]), np.append(ts + delay, ts[revised] + again)
 
 
 def _times(

@@ -7,8 +7,9 @@ from riskml.contracts import CONTRACTS
 from riskml.errors import DataError
 from riskml.facts import load_facts
 from riskml.features.catalog import CATALOG, fingerprint, missing_tables, select
+from riskml.features.columns import COLUMN_EXPRESSIONS
 from riskml.features.evaluate import evaluate_features
-from riskml.features.inputs import COLUMN_EXPRESSIONS, INPUTS, input_spec
+from riskml.features.inputs import EXACT_KINDS, INPUTS, input_spec
 from riskml.features.nodes import Rolling, walk
 from riskml.features.spec import FAMILIES, Feature
 from riskml.features.weights import axis_columns
@@ -121,7 +122,7 @@ def test_an_input_names_a_table_its_columns_and_the_options_of_its_kind(spec):
     if spec.column in COLUMN_EXPRESSIONS:
         return
     assert spec.column in columns
-    assert (spec.kind in ("bar", "spot_bar", "venue_median")) == (not spec.staleness)
+    assert (spec.kind in EXACT_KINDS) == (not spec.staleness)
     assert (spec.kind == "chain") == bool(spec.combine)
     assert not spec.side or spec.kind == "event_sum"
 

@@ -128,6 +128,7 @@ def test_the_generated_market_streams_as_it_is_built(sample):
 
 PARTS = (
     *(f"bars/binance/{coin}USDT_1h.parquet" for coin in ("BTC", "ETH", "SOL", "AVAX")),
+    *("bars/binance/BTCUSDT_5m.parquet", "bars/binance/SOLUSDT_15m.parquet"),
     *("bars/bybit", "bars/hyperliquid", "bars/binance_spot", "mark", "funding", "open_interest", "depth"),
     *("flow", "long_short", "liquidations", "flows", "stress"),
 )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from riskml.errors import ContractError, DataError
-from riskml.features.inputs import INPUTS, column_values
+from riskml.features.columns import column_values
+from riskml.features.inputs import INPUTS
 from riskml.features.series import SeriesKey
 from riskml.markets import Market
 from riskml.tables import feed as feed_module

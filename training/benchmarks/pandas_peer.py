@@ -67,6 +67,10 @@ class PandasPeer:
         child = values[node.children[0].text]
         if isinstance(node, e.Lag):
             return self._grouped(child, node.child.axis).shift(node.extra_bars(INTERVAL))
+        if isinstance(node, e.Season):
+            grouped = self._grouped(child, node.child.axis)
+            same = pd.concat([grouped.shift(offset) for offset in node.offsets(INTERVAL)], axis=1)
+            return same.mean(axis=1).where(same.notna().sum(axis=1) >= node.min_count)
         if isinstance(node, e.Rolling):
             return self._rolling(node, child)
         if isinstance(node, e.CrossSection):

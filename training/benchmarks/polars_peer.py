@@ -163,6 +163,10 @@ class PolarsPeer:
         child = self._expression(node.children[0], column)
         if isinstance(node, e.Lag):
             return child.shift(node.extra_bars(INTERVAL))
+        if isinstance(node, e.Season):
+            same = [child.shift(offset) for offset in node.offsets(INTERVAL)]
+            seen = pl.sum_horizontal(value.is_not_null() for value in same)
+            return pl.when(seen >= node.min_count).then(pl.mean_horizontal(same))
         assert isinstance(node, e.Rolling)
         return _rolling(node, child)
 
