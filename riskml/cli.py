@@ -211,6 +211,7 @@ def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
     _range(evaluate, required=True)
     evaluate.add_argument("--markets", help="names separated by commas (default: the bundle's)")
     evaluate.add_argument("--accounts", action="store_true", help="account measures as well")
+    evaluate.add_argument("--portfolios", action="store_true", help="coverage of random books as well")
     evaluate.add_argument(
         "--baselines",
         choices=("light", "full"),

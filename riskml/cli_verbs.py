@@ -153,8 +153,6 @@ def evaluate(options: Namespace, progress: Progress) -> Outcome:
     """Measure a bundle or, fold by fold, a recipe against the baselines."""
     if options.walk_forward and not options.recipe:
         raise ConfigError("--walk-forward needs a recipe", fix="add --recipe quick")
-    if options.walk_forward and options.baselines != "light":
-        raise ConfigError("--walk-forward has the light baselines only", fix="evaluate each fold's bundle")
     with optional_imports():
         from riskml.learning.evaluate import evaluate_bundle
         from riskml.learning.walk_forward import FOLDS_FOLDER, evaluate_walk_forward
@@ -164,14 +162,14 @@ def evaluate(options: Namespace, progress: Progress) -> Outcome:
         "start": options.start,
         "end": options.end,
         "markets": name_list(options.markets, "--markets") if options.markets else None,
+        "baselines": options.baselines,
+        "portfolios": options.portfolios,
         "progress": progress,
     }
     if options.walk_forward:
         result = evaluate_walk_forward(options.recipe, lake, **common)
     else:
-        result = evaluate_bundle(
-            options.bundle, lake, accounts=options.accounts, baselines=options.baselines, **common
-        )
+        result = evaluate_bundle(options.bundle, lake, accounts=options.accounts, **common)
     out = Path(options.out)
     write_json(out, result)
     outputs = (out, Path(FOLDS_FOLDER)) if options.walk_forward else (out,)

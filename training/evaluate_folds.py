@@ -39,13 +39,14 @@ HEADLINE = (
 
 
 def headline(metrics: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """Value and baseline of the pooled measures, by ``metric horizon side``."""
+    """Value and baseline of the pooled measures, by ``metric horizon market side``."""
     return {
-        f"{row['metric']} {row['horizon']} {row['side']}": [
+        " ".join((row["metric"], row["horizon"], row["market"], row["side"])): [
             None if row[name] is None else round(row[name], 5) for name in ("value", "baseline")
         ]
         for row in metrics
-        if row["metric"] in HEADLINE and row["market"] == "all" and row["model"] == "riskml"
+        if row["model"] == "riskml"
+        and ((row["metric"] in HEADLINE and row["market"] == "all") or row["metric"].startswith("portfolio_"))
     }
 
 
@@ -64,7 +65,14 @@ def main(arguments: list[str]) -> int:
         bundle = fold_path(Path(options.folds), fold, "1h")
         print(f"{bundle.name}: testing to {fold.test_end}", file=sys.stderr, flush=True)
         results.append(
-            evaluate_rows(load_bundle(bundle), lake, start=fold.data_end, end=fold.test_end, markets=markets)
+            evaluate_rows(
+                load_bundle(bundle),
+                lake,
+                start=fold.data_end,
+                end=fold.test_end,
+                markets=markets,
+                portfolios=True,
+            )
         )
     report = pool_folds(results, (FOLDS[0].data_end, FOLDS[-1].test_end))
     write_text(Path(options.out), json.dumps(report, allow_nan=False) + "\n")

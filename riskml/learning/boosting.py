@@ -131,6 +131,7 @@ def fit_gamma(
         raise DataError(
             "boosting needs rows whose targets are positive and finite", fix="leave out rows without a target"
         )
+    parameters = lightgbm_parameters(spec, seed, n_threads, objective="gamma", metric="gamma")
     boosters, counts = [], []
     for h in range(targets.shape[1]):
         sets = [
@@ -139,25 +140,26 @@ def fit_gamma(
                 targets[chosen, h],
                 init_score=start_log[chosen, h],
                 weight=None if weights is None else weights[chosen],
-                params=_parameters(spec, seed, n_threads),
+                params=parameters,
             )
             for chosen in ((rows,) if validation is None else (rows, validation))
         ]
         stop = [] if validation is None else [lightgbm.early_stopping(spec.patience, verbose=False)]
         for held in sets[1:]:
             held.set_reference(sets[0])
-        booster = lightgbm.train(
-            _parameters(spec, seed, n_threads), sets[0], spec.n_trees, valid_sets=sets[1:], callbacks=stop
-        )
+        booster = lightgbm.train(parameters, sets[0], spec.n_trees, valid_sets=sets[1:], callbacks=stop)
         boosters.append(booster)
         counts.append(booster.num_trees() if validation is None else booster.best_iteration)
     return GammaExpert(tuple(boosters), tuple(counts))
 
 
-def _parameters(spec: BoostingSpec, seed: int, n_threads: int) -> dict[str, Any]:
+def lightgbm_parameters(
+    spec: BoostingSpec, seed: int, n_threads: int, *, objective: str, metric: str
+) -> dict[str, Any]:
+    """What LightGBM is told, whatever it fits: the size of the trees, and that equal runs are equal."""
     return {
-        "objective": "gamma",
-        "metric": "gamma",
+        "objective": objective,
+        "metric": metric,
         "learning_rate": spec.learning_rate,
         "num_leaves": spec.num_leaves,
         "min_data_in_leaf": spec.min_leaf_rows,

@@ -27,7 +27,13 @@ from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Float3D, Float32ND
 from riskml.errors import ConfigError, DataError
 from riskml.learning.baseline import Baseline, closed_before
 from riskml.learning.baselines import fit_log_hars, har_forecast
-from riskml.learning.boosting import BoostingSpec, GammaExpert, fit_gamma, import_lightgbm
+from riskml.learning.boosting import (
+    BoostingSpec,
+    GammaExpert,
+    fit_gamma,
+    import_lightgbm,
+    lightgbm_parameters,
+)
 from riskml.learning.har import LogHar
 from riskml.learning.protocol import Cases, EvaluationData, draw_cases
 from riskml.metrics import fit_logistic
@@ -234,25 +240,11 @@ def fit_distance_classifier(
 
 def _classifier_parameters(spec: BoostingSpec, n_columns: int, seed: int, n_threads: int) -> dict[str, Any]:
     return {
-        "objective": "binary",
-        "metric": "binary_logloss",
+        **lightgbm_parameters(spec, seed, n_threads, objective="binary", metric="binary_logloss"),
         "monotone_constraints": [-1, *[0] * (n_columns - 1)],
         # "basic" throws away good splits below a constrained one
         "monotone_constraints_method": "intermediate",
         "boost_from_average": False,
-        "learning_rate": spec.learning_rate,
-        "num_leaves": spec.num_leaves,
-        "min_data_in_leaf": spec.min_leaf_rows,
-        "feature_fraction": spec.feature_fraction,
-        "bagging_fraction": spec.row_fraction,
-        "bagging_freq": 1,
-        "lambda_l2": spec.l2,
-        "max_bin": spec.max_bins,
-        "seed": seed,
-        "num_threads": n_threads,
-        "deterministic": True,
-        "force_row_wise": True,
-        "verbosity": -1,
     }
 
 

@@ -157,7 +157,9 @@ def measure_drift(
 
     loaded = load_bundle(bundle) if isinstance(bundle, str | Path) else bundle
     store, manifest = as_lake(lake), loaded.manifest
-    result = evaluate_rows(loaded, store, start=start, end=end, markets=markets, progress=progress)
+    result = evaluate_rows(
+        loaded, store, start=start, end=end, markets=markets, progress=progress, early_warning=False
+    )
     scored, names = result.scored, result.scored.markets
     by_name = {market.symbol: market for market in history_markets(loaded, store, names)}
     own = [by_name[name] for name in manifest.markets if name in by_name]

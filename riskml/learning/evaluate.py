@@ -7,7 +7,6 @@ nothing at or after ``end`` is read, so that a window that leaves the range does
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from riskml.arrays import Bool2D, BoolND, Float1D, Float2D, FloatND
+from riskml.arrays import Bool2D, BoolND, Float1D, FloatND
 from riskml.bundle import Manifest
 from riskml.errors import DataError
 from riskml.learning.baselines import Baselines, Which, fhs_margins, fhs_scales, fit_baselines
 from riskml.learning.crash_weeks import crash_weeks_between
 from riskml.learning.early_warning import detectors, onset_rows, warn
+from riskml.learning.evaluation_data import HAR_FEATURES, load_data
 from riskml.learning.har import LogHar
 from riskml.learning.measures import measure
 from riskml.learning.metric_rows import MetricRow
+from riskml.learning.portfolio import Prices, portfolio_rows
 from riskml.learning.probability_extra import reliability
 from riskml.learning.protocol import (
     MODEL,
@@ -39,9 +40,10 @@ from riskml.learning.protocol import (
 )
 from riskml.learning.splits import EXCLUDED_MARKETS
 from riskml.markets import Market, choose, symbols
-from riskml.units import DAY, TimeLike, duration_bars, format_us, to_us
+from riskml.units import DAY, TimeLike, format_us, to_us
 
 if TYPE_CHECKING:
+    from riskml.backfill.forecasts import ForecastHistory
     from riskml.scoring.session import LoadedBundle
     from riskml.tables.lake import Lake
 
@@ -49,8 +51,6 @@ Progress = Callable[[str], None]
 RowFilter = Callable[[EvaluationData, slice], Bool2D]
 """Which of the rows in a slice count [n rows, n_markets], for measures on a part of them."""
 
-_HAR_FEATURES = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
-_FEATURES = (*_HAR_FEATURES, "log_ewm_variance_24h", "log_ewm_variance_60d", "hour_of_week")
 WARM_UP_DAYS = 400
 """History loaded before the range where the bundle's fit part does not reach back as far."""
 
@@ -66,6 +66,8 @@ class Evaluated:
     end_us: int
     in_sample: bool
     baselines: Baselines
+    books: tuple[MetricRow, ...] = ()
+    """Coverage of random books, where it was asked for."""
 
     def to_dict(self, rows: Sequence[MetricRow]) -> dict[str, Any]:
         """The evaluate JSON of DESIGN section 8, plus what a reader needs to judge it."""
@@ -98,6 +100,7 @@ def evaluate_bundle(
     markets: Sequence[str] | str | None = None,
     accounts: bool = False,
     baselines: Which = "light",
+    portfolios: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a bundle between two dates.
@@ -112,6 +115,7 @@ def evaluate_bundle(
     markets : names, ``"A,B"`` or ``"all"`` of the lake; default the bundle's own.
     accounts : also score the lake's account history against its liquidations.
     baselines : "light", or "full" to add HARQ, GARCH(1,1)-t and boosting (minutes).
+    portfolios : also measure the coverage of random books (:mod:`riskml.learning.portfolio`).
     progress : called with a line of text per step.
 
     Returns
@@ -125,10 +129,17 @@ def evaluate_bundle(
     """
     loaded, store = _open(bundle, lake)
     result = evaluate_rows(
-        loaded, store, start=start, end=end, markets=markets, baselines=baselines, progress=progress
+        loaded,
+        store,
+        start=start,
+        end=end,
+        markets=markets,
+        baselines=baselines,
+        portfolios=portfolios,
+        progress=progress,
     )
     _say(progress, f"measuring {result.scored.n_rows} rows")
-    rows = measure(result.scored)
+    rows = [*measure(result.scored), *result.books]
     if accounts:
         _say(progress, "scoring the account history")
         rows.extend(_account_rows(loaded, store, result.start_us, result.end_us))
@@ -144,6 +155,7 @@ def evaluate_rows(
     markets: Sequence[str] | str | None = None,
     baselines: Which = "light",
     progress: Progress | None = None,
+    portfolios: bool = False,
     row_filter: RowFilter | None = None,
     early_warning: bool = True,
 ) -> Evaluated:
@@ -187,7 +199,19 @@ def evaluate_rows(
     if early_warning:
         _say(progress, "setting alarm thresholds on the calibrate part")
         scored = _with_warnings(scored, chosen, loaded, lake)
-    return Evaluated(scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, yardsticks)
+    books = _books(history, chosen, power) if portfolios else ()
+    return Evaluated(
+        scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, yardsticks, books
+    )
+
+
+def _books(history: ForecastHistory, data: EvaluationData, power: Float1D) -> tuple[MetricRow, ...]:
+    """Coverage of random books of the scored markets."""
+    if data.prices is None:
+        return ()
+    close, high, low = np.moveaxis(data.prices, -1, 0)
+    prices = Prices(data.ts, close, high, low)
+    return tuple(portfolio_rows(history, history.loadings, prices, power, interval=data.interval))
 
 
 def _with_warnings(scored: Scored, data: EvaluationData, loaded: LoadedBundle, lake: Lake) -> Scored:
@@ -256,81 +280,12 @@ def choose_markets(
 def published_log_har(manifest: Manifest) -> tuple[LogHar, ...]:
     """The log-HAR that a bundle carries for its fallback, one per horizon; empty if it has none."""
     for law in manifest.fallback.get("laws", ()):
-        if tuple(law["features"]) == _HAR_FEATURES:
+        if tuple(law["features"]) == HAR_FEATURES:
             return tuple(
                 LogHar(float(intercept), np.asarray(slopes, dtype=np.float64), np.zeros(len(slopes)), None)
                 for intercept, slopes in zip(law["intercept"], law["slopes"], strict=True)
             )
     return ()
-
-
-def load_data(
-    lake: Lake,
-    markets: Sequence[Market],
-    manifest: Manifest,
-    start_us: int,
-    end_us: int,
-    *,
-    catalogue: bool = False,
-) -> EvaluationData:
-    """Read bars, baseline features and targets of [start, end); nothing later is read.
-
-    Parameters
-    ----------
-    catalogue : keep every feature of the catalogue as well, which gradient boosting reads.
-    """
-    from riskml.features.catalog import CATALOG, select
-    from riskml.tables.align import load_panel
-    from riskml.tables.onsets import episode_starts
-    from riskml.tables.stress import StressSpec
-    from riskml.tables.targets import price_stress, targets
-
-    interval, horizons = manifest.interval, tuple(manifest.horizons)
-    # the order matters below: what the other baselines read comes first
-    more = tuple(feature for feature in CATALOG if catalogue and feature.name not in _FEATURES)
-    panel = load_panel(lake, list(markets), interval, start_us, end_us, features=(*select(_FEATURES), *more))
-    prices = panel.close, panel.high, panel.low
-    stress = price_stress(*prices, panel.ts, interval)
-    observed = targets(*prices, panel.ts, interval, horizons, stress=stress)
-    n_har = len(_HAR_FEATURES)
-    slow = panel.features[:, :, n_har + 1]
-    cool_bars = max(1, duration_bars(StressSpec().cool_down, interval))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drop_in_sigmas = stress.drop.size / stress.sigma
-        drawdown = np.log(trailing_maximum(panel.high, duration_bars("24h", interval)) / panel.close)
-    return EvaluationData(
-        ts=panel.ts,
-        markets=tuple(symbols(markets)),
-        interval=interval,
-        horizons=horizons,
-        bar_variance=np.log(panel.high / panel.low) ** 2 / (4.0 * math.log(2.0)),
-        log_har=panel.features[:, :, :n_har],
-        log_fast=panel.features[:, :, n_har],
-        log_slow=panel.features[:, :, n_har + 1],
-        hour_of_week=panel.features[:, 0, n_har + 2],
-        excursion=np.asarray(observed.mae, dtype=np.float64),
-        variance=np.asarray(observed.variance, dtype=np.float64),
-        stress=np.asarray(observed.stress, dtype=np.float64),
-        onset=episode_starts(stress.drop.flag, cool_bars),
-        detectors={
-            "log_range_1h": panel.features[:, :, 0],
-            "drop_1h_sigmas": drop_in_sigmas,
-            "drawdown_24h": drawdown,
-            "drawdown_24h_sigmas": drawdown / np.exp(0.5 * slow),
-        },
-        returns=np.diff(np.log(panel.close), axis=0, prepend=np.nan),
-        catalogue=panel.features.astype(np.float32) if catalogue else None,
-    )
-
-
-def trailing_maximum(values: Float2D, n_bars: int) -> Float2D:
-    """Largest of the last ``n_bars`` rows, the row included [n, n_markets]. NaN handling: left out."""
-    width, current = 1, np.where(np.isfinite(values), values, -np.inf)
-    while width < n_bars:
-        step = min(width, n_bars - width)
-        current[step:] = np.maximum(current[step:], current[:-step])
-        width += step
-    return np.where(np.isfinite(current), current, np.nan)
 
 
 def score_rows(

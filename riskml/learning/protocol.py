@@ -107,6 +107,8 @@ class EvaluationData:
     """One-line detectors of stress known at ``ts`` [n_bars, n_markets], higher is worse."""
     returns: Float2D | None = None
     """Close-to-close log return of each bar [n_bars, n_markets]; None: no model of returns."""
+    prices: Float3D | None = None
+    """Close, high and low of each bar [n_bars, n_markets, 3]; None: no books."""
     catalogue: Float32ND | None = None
     """Every feature known at ``ts`` [n_bars, n_markets, n_features], NaN = missing; None: not read."""
 
@@ -129,6 +131,7 @@ class EvaluationData:
             markets=tuple(markets),
             onset=None if self.onset is None else self.onset[:, columns],
             returns=None if self.returns is None else self.returns[:, columns],
+            prices=None if self.prices is None else self.prices[:, columns],
             catalogue=None if self.catalogue is None else self.catalogue[:, columns],
             detectors={name: values[:, columns] for name, values in self.detectors.items()},
             **{name: getattr(self, name)[:, columns] for name in names},

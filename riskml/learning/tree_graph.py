@@ -8,7 +8,7 @@ is taken away before, as everywhere in the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,10 @@ import numpy as np
 from riskml.arrays import AnyArray
 from riskml.errors import BundleError
 from riskml.learning.boosting import GammaExpert
+from riskml.learning.networks.market import LARGE
 
 EXPERT = "expert"
 """Input of the exported network that the trees feed."""
-LARGE = 1e30
-"""A feature of this size or more counts as missing, as in the network."""
 TREE_DOMAIN, TREE_OPSET = "ai.onnx.ml", 3
 _ZERO = float(np.float32(1e-35))
 
@@ -208,12 +207,7 @@ def last_bar_delta(expert: GammaExpert, features: AnyArray, feature_mask: AnyArr
     ----------
     features : float32 [n_markets, n_bars, n_features]. feature_mask : bool, same shape.
     """
-    return masked_delta([expert], features[:, -1], feature_mask[:, -1])
-
-
-def masked_delta(experts: Sequence[GammaExpert], values: AnyArray, present: AnyArray) -> AnyArray:
-    """Deltas of rows [n, n_features], what is masked, huge or not a number taken away."""
+    values = features[:, -1]
     with np.errstate(invalid="ignore"):
-        known = present & (np.abs(values) < LARGE)
-    cleaned = np.where(known, values, np.nan).astype(np.float32)
-    return np.concatenate([expert.predict_delta(cleaned) for expert in experts], axis=1).astype(np.float32)
+        known = feature_mask[:, -1] & (np.abs(values) < LARGE)
+    return expert.predict_delta(np.where(known, values, np.nan).astype(np.float32)).astype(np.float32)

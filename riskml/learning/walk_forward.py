@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from riskml.bundle import MANIFEST, read_manifest
 from riskml.errors import DataError
+from riskml.learning.baselines import Which
 from riskml.learning.evaluate import Evaluated, Progress, evaluate_rows
 from riskml.learning.measures import measure
+from riskml.learning.portfolio import pool_books
 from riskml.learning.protocol import FOLDS, HORIZONS, LONG_MARKETS, Fold, join, select_folds
 from riskml.markets import choose, symbols
 from riskml.units import TimeLike, format_us, to_us
@@ -44,6 +46,8 @@ class FoldTask:
     reuse: bool
     tracking_uri: str | None
     progress: Progress | None
+    baselines: Which
+    portfolios: bool
 
     def say(self, text: str) -> None:
         """Report a step."""
@@ -65,6 +69,8 @@ def evaluate_walk_forward(
     seed: int | None = None,
     reuse: bool = False,
     tracking_uri: str | None = None,
+    baselines: Which = "light",
+    portfolios: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fit a recipe fold by fold, test each fold after its data, pool the scored rows.
@@ -82,6 +88,7 @@ def evaluate_walk_forward(
     seed : in place of the recipe's.
     reuse : take a fold's bundle from ``folds_dir`` if it has the same recipe, seed and seams.
     tracking_uri : MLflow store of the fits; default a SQLite file that is thrown away.
+    baselines, portfolios : as in :func:`riskml.learning.evaluate.evaluate_bundle`.
     progress : called with a line of text per step.
 
     Returns
@@ -102,7 +109,10 @@ def evaluate_walk_forward(
     span = (format_us(to_us(start)), format_us(to_us(end)))
     tested = select_folds(*span, folds)
     fitted = list(fit_markets) if fit_markets is not None else _default_markets(store, interval, markets)
-    task = FoldTask(chosen, store, Path(folds_dir), interval, markets, fitted, reuse, tracking_uri, progress)
+    task = FoldTask(
+        chosen, store, Path(folds_dir), interval, markets, fitted, reuse, tracking_uri, progress,
+        baselines, portfolios,
+    )  # fmt: skip
     results = [_evaluate_fold(fold, task, to_us(start), to_us(end)) for fold in tested]
     task.say(f"pooling {len(results)} folds")
     return pool_folds(results, span)
@@ -136,6 +146,8 @@ def _evaluate_fold(fold: Fold, task: FoldTask, start_us: int, end_us: int) -> Ev
         start=max(start_us, to_us(fold.data_end)),
         end=min(end_us, to_us(fold.test_end)),
         markets=task.markets,
+        baselines=task.baselines,
+        portfolios=task.portfolios,
         progress=task.progress,
     )
 
@@ -209,6 +221,7 @@ def pool_folds(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str,
         in_sample=any(result.in_sample for result in results),
         baselines=last.baselines,
     )
-    report = whole.to_dict(measure(pooled))
-    report["folds"] = [result.to_dict(measure(result.scored)) for result in results]
+    books = pool_books([result.books for result in results])
+    report = whole.to_dict([*measure(pooled), *books])
+    report["folds"] = [result.to_dict([*measure(result.scored), *result.books]) for result in results]
     return report

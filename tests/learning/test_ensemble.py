@@ -216,3 +216,19 @@ def test_changed_trees_are_refused(run: Path, tmp_path: Path) -> None:
     (copy / EXPERT_FILE).unlink()
     with pytest.raises(DataError, match="cannot be read"):
         read_run(copy)
+
+
+def test_a_network_with_an_expert_does_not_run_without_its_forecast() -> None:
+    net = member(0)
+    with pytest.raises(DataError, match="whose forecast is missing"):
+        EnsembleNet([net], has_expert=True)(*window(net))
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_metrics_weights_and_trees(run: Path, tmp_path: Path) -> None:
+    from riskml.learning.fit import fit_run
+
+    again = fit_run(make_toy(), RECIPE, tmp_path / "run").path
+    for name in ("metrics.json", EXPERT_FILE):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+    assert read_run(again).record["weights_sha256"] == read_run(run).record["weights_sha256"]

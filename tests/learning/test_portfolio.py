@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from riskml.learning.portfolio import Prices, draw_books, requirements, worst_losses
+from riskml.learning.metric_rows import MetricRow
+from riskml.learning.portfolio import (
+    Prices,
+    draw_books,
+    pool_books,
+    portfolio_rows,
+    requirements,
+    worst_losses,
+)
 from riskml.learning.protocol import margin_distance, simple_requirement
 
 
@@ -33,3 +44,57 @@ def test_books_have_two_to_eight_available_legs_of_their_kind(kind: str, signs: 
     assert 3 not in market[held]
     assert all(set(np.sign(row[row != 0]).astype(int)) == signs for row in weight)
     np.testing.assert_allclose(np.abs(weight).sum(axis=1), 1.0)
+
+
+def simulated(correlation: float, scale: float = 1.0, n: int = 6000) -> tuple[Any, Prices]:
+    """Six Brownian markets of one common factor, bars of 12 steps, and the forecast of their true law."""
+    draw = np.random.default_rng(4)
+    common, own = draw.standard_normal((n * 12, 1)), draw.standard_normal((n * 12, 6))
+    step = 0.01 / np.sqrt(12) * (np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own)
+    path = np.exp(np.cumsum(step, axis=0)).reshape(n, 12, 6)
+    prices = Prices(np.arange(n), path[:, -1], path.max(axis=1), path.min(axis=1))
+    history = SimpleNamespace(
+        ts=np.arange(n - 30),
+        markets=tuple("ABCDEF"),
+        horizons=("1h",),
+        sigma=np.full((n - 30, 6, 1, 2), 0.01 * scale),
+        nu=np.full((n - 30, 6, 1), 30.0),
+        available=np.ones((n - 30, 6), dtype=bool),
+        loadings=np.tile([np.sqrt(correlation), 0.0], (n - 30, 6, 1)),
+    )
+    return history, prices
+
+
+def values(history: Any, prices: Prices) -> dict[tuple[str, str, str], float]:
+    rows = portfolio_rows(history, history.loadings, prices, np.ones(1))
+    return {(row.metric, row.market, row.side): row.value for row in rows}
+
+
+@pytest.mark.slow
+def test_the_true_law_covers_books_and_offsets_hedges() -> None:
+    found = values(*simulated(0.8))
+    for kind in ("long", "short", "mixed"):
+        assert found["portfolio_breach_closes", kind, "forecast"] < 0.008
+    assert 0.001 < found["portfolio_breach", "long", "forecast"] < 0.012
+    assert (
+        found["portfolio_saving", "mixed", "forecast"] > 0.3 > found["portfolio_saving", "long", "forecast"]
+    )
+    # what the policy adds only ever asks for more
+    for kind in ("long", "short", "mixed"):
+        assert found["portfolio_saving", kind, "policy"] <= found["portfolio_saving", kind, "forecast"]
+        assert found["portfolio_breach", kind, "policy"] <= found["portfolio_breach", kind, "forecast"]
+
+
+@pytest.mark.slow
+def test_a_scale_of_half_the_truth_is_breached_far_too_often() -> None:
+    assert values(*simulated(0.8, scale=0.5))["portfolio_breach_closes", "long", "forecast"] > 0.05
+
+
+def test_folds_of_books_are_pooled_by_their_number() -> None:
+    one = MetricRow("portfolio_breach", "riskml", "1h", "long", "policy", 0.01, 0.005, 300)
+    two = MetricRow("portfolio_breach", "riskml", "1h", "long", "policy", 0.03, 0.005, 100)
+    other = MetricRow("portfolio_saving", "riskml", "1h", "mixed", "policy", 0.4, 0.0, 50)
+    pooled = {row.metric: (row.value, row.n) for row in pool_books([[one, other], [two]])}
+    assert pooled["portfolio_breach"] == (pytest.approx(0.015), 400)
+    assert pooled["portfolio_saving"] == (pytest.approx(0.4), 50)
+    assert pool_books([]) == []

@@ -19,13 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from riskml.learning.networks.market import (
-    N_SEASONS,
-    SKIP_CLIP,
-    MarketLaw,
-    MarketNet,
-    onset_probability,
-)
+from riskml.errors import DataError
+from riskml.learning.networks.market import LARGE, MarketLaw, MarketNet, log_har, onset_probability
 
 
 class EnsembleNet(nn.Module):
@@ -87,7 +82,13 @@ class EnsembleNet(nn.Module):
         -------
         sigma [n_markets, n_horizons, 2], nu, variance, stress [n_markets, n_horizons] and
         loadings [n_markets, 2].
+
+        Raises
+        ------
+        DataError : the network has an expert, and its forecast is not given.
         """
+        if self.has_expert and expert is None:
+            raise DataError("the network was fitted with a boosted expert, whose forecast is missing")
         window = features[:, -self.receptive_field :].unsqueeze(0)
         mask = feature_mask[:, -self.receptive_field :].unsqueeze(0)
         added = None if expert is None else expert[None, :, None]
@@ -136,13 +137,7 @@ class EnsembleNet(nn.Module):
         """Log variance of the log-HAR with season, [n_chunks, n_markets, n_positions, n_horizons]."""
         context = self.receptive_field - 1
         values, mask = features[:, :, context:], feature_mask[:, :, context:]
-        valid = mask & (values.abs() < 1e30)
+        valid = mask & (values.abs() < LARGE)
         standard = torch.where(valid, (values - self.mean) / self.scale, torch.zeros_like(values))
-        terms = standard[..., list(self.roles.har)].clamp(-SKIP_CLIP, SKIP_CLIP)
-        skip = nn.functional.linear(terms, self.start_weight, self.start_bias)
-        if self.roles.season is None:
-            return skip
-        known = valid[..., self.roles.season]
-        raw = torch.where(known, values[..., self.roles.season], torch.zeros_like(values[..., 0]))
-        hour = raw.clamp(0, N_SEASONS - 1).round().long()
-        return skip + nn.functional.embedding(hour, self.start_season) * known.unsqueeze(-1).to(values.dtype)
+        coefficients = self.start_weight, self.start_bias, self.start_season
+        return log_har(self.roles, values, valid, standard, coefficients)

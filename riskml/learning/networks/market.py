@@ -39,7 +39,8 @@ SKIP_CLIP = 10.0
 MAX_DELTA = 2.0
 """Largest correction of a log variance or log scale by the network."""
 MAX_HAZARD = 20.0
-_LARGE = 1e30
+LARGE = 1e30
+"""A feature of this size or more counts as missing."""
 N_SEASONS = 168
 SEASON_FEATURE = "hour_of_week"
 LOADING_FEATURES = ("factor_loading_1", "factor_loading_2")
@@ -205,7 +206,7 @@ class MarketNet(nn.Module):
         MarketLaw : tensors [n_chunks, n_markets, n_bars - receptive_field + 1, ...], without the
             calibration of the scale.
         """
-        valid = feature_mask & (features.abs() < _LARGE)
+        valid = feature_mask & (features.abs() < LARGE)
         standard = torch.where(valid, (features - self.mean) / self.scale, torch.zeros_like(features))
         context = self.receptive_field - 1
         last = standard[:, :, context:]
@@ -215,8 +216,8 @@ class MarketNet(nn.Module):
         present = valid[..., list(self.roles.har)].any(dim=-1)
         pooled = present[:, :, context:] & market_mask[:, :, None]
 
-        skip = self.har(last[..., list(self.roles.har)].clamp(-SKIP_CLIP, SKIP_CLIP))
-        skip = skip + self._season(features[:, :, context:], valid[:, :, context:])
+        coefficients = self.har.weight, self.har.bias, self.season
+        skip = log_har(self.roles, features[:, :, context:], valid[:, :, context:], last, coefficients)
         static = inputs[:, :, context:, list(self.roles.static)]
         delta = self._delta(inputs, static, present, pooled)
         return self._assemble(skip, delta)
@@ -257,14 +258,6 @@ class MarketNet(nn.Module):
         hazard = torch.stack(hazards, dim=-1).clamp(max=MAX_HAZARD)
         return MarketLaw(log_variance, 0.5 * log_variance.unsqueeze(-1) + side, nu, hazard, nu_delta)
 
-    def _season(self, features: Tensor, valid: Tensor) -> Tensor | float:
-        if self.roles.season is None:
-            return 0.0
-        known = valid[..., self.roles.season]
-        raw = torch.where(known, features[..., self.roles.season], torch.zeros_like(features[..., 0]))
-        hour = raw.clamp(0, N_SEASONS - 1).round().long()
-        return nn.functional.embedding(hour, self.season) * known.unsqueeze(-1).to(features.dtype)
-
     def loadings(self, features: Tensor, mask: Tensor) -> Tensor:
         """Factor loadings [n_markets, 2] of a bar [n_markets, n_features], inside the unit circle."""
         columns = []
@@ -273,7 +266,7 @@ class MarketNet(nn.Module):
             if index is None:
                 columns.append(default)
                 continue
-            known = mask[:, index] & (features[:, index].abs() < _LARGE)
+            known = mask[:, index] & (features[:, index].abs() < LARGE)
             columns.append(torch.where(known, features[:, index], default))
         loadings = torch.stack(columns, dim=-1).clamp(-1.0, 1.0)
         norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True))
@@ -284,6 +277,31 @@ def _accept_old_names(module: nn.Module, state: dict[str, Any], prefix: str, *_:
     """Read weights that were saved when the sequence part was always a convolution, and named after it."""
     for name in [key for key in state if key.startswith(f"{prefix}tcn.")]:
         state[f"{prefix}encoder.{name.removeprefix(f'{prefix}tcn.')}"] = state.pop(name)
+
+
+def log_har(
+    roles: FeatureRoles,
+    features: Tensor,
+    valid: Tensor,
+    standard: Tensor,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Log variance of the log-HAR with season [..., n_horizons].
+
+    Parameters
+    ----------
+    features, valid, standard : raw values, which are known, and standardised ones [..., n_features].
+    coefficients : weight [n_horizons, n_terms], bias [n_horizons], season [168, n_horizons].
+    """
+    weight, bias, season = coefficients
+    terms = standard[..., list(roles.har)].clamp(-SKIP_CLIP, SKIP_CLIP)
+    skip = nn.functional.linear(terms, weight, bias)
+    if roles.season is None:
+        return skip
+    known = valid[..., roles.season]
+    raw = torch.where(known, features[..., roles.season], torch.zeros_like(features[..., 0]))
+    hour = raw.clamp(0, N_SEASONS - 1).round().long()
+    return skip + nn.functional.embedding(hour, season) * known.unsqueeze(-1).to(features.dtype)
 
 
 def onset_probability(hazard: Tensor) -> Tensor:
