@@ -153,6 +153,45 @@ def fit_gamma(
     return GammaExpert(tuple(boosters), tuple(counts))
 
 
+def fit_stress(
+    features: AnyArray,
+    stress: AnyArray,
+    rows: Bool1D,
+    spec: BoostingSpec,
+    *,
+    seed: int,
+    n_threads: int,
+) -> GammaExpert:
+    """Fit classifiers of stress, one per horizon; their raw score is a logit.
+
+    The number of trees is ``spec.n_trees`` as it is: a validation tail holds too few onsets to say.
+
+    Parameters
+    ----------
+    features : float32 [n, n_features], NaN = missing.
+    stress : [n, n_horizons] 0 or 1; NaN = unknown, such a row takes no part at its horizon.
+    rows : [n] rows to fit on.
+
+    Raises
+    ------
+    DataError : a horizon without a row of each kind.
+    """
+    lightgbm = import_lightgbm()
+    parameters = lightgbm_parameters(spec, seed, n_threads, objective="binary", metric="binary_logloss")
+    boosters = []
+    for h in range(stress.shape[1]):
+        chosen = rows & np.isfinite(stress[:, h])
+        outcome = stress[chosen, h]
+        if not (outcome == 1.0).any() or not (outcome == 0.0).any():
+            raise DataError(
+                "the rows of the fit hold no stress, or nothing else, so no classifier can be fitted",
+                fix="give a longer range, or set [expert] n_stress_trees = 0",
+            )
+        held = lightgbm.Dataset(features[chosen], outcome, params=parameters)
+        boosters.append(lightgbm.train(parameters, held, spec.n_trees))
+    return GammaExpert(tuple(boosters), tuple(booster.num_trees() for booster in boosters))
+
+
 def lightgbm_parameters(
     spec: BoostingSpec, seed: int, n_threads: int, *, objective: str, metric: str
 ) -> dict[str, Any]:

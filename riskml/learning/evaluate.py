@@ -179,7 +179,15 @@ def evaluate_rows(
     every = [by_name[name] for name in dict.fromkeys([*names, *fitted])]
     history_start = min(to_us(manifest.fit_start), first - WARM_UP_DAYS * DAY)
     _say(progress, f"reading bars of {len(every)} markets")
-    data = load_data(lake, every, manifest, history_start, to_us(end), catalogue=baselines == "full")
+    data = load_data(
+        lake,
+        every,
+        history_start,
+        to_us(end),
+        interval=manifest.interval,
+        horizons=manifest.horizons,
+        catalogue=baselines == "full",
+    )
     if not np.isfinite(data.select(names).variance[data.between(first, to_us(end))]).any():
         raise DataError(
             f"there are no bars of {', '.join(names)} between {format_us(first)} and {format_us(to_us(end))}",

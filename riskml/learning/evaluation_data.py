@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from riskml.arrays import Float2D
-from riskml.bundle import Manifest
 from riskml.learning.protocol import EvaluationData
 from riskml.markets import Market, symbols
 from riskml.units import duration_bars
@@ -24,10 +23,11 @@ BASELINE_FEATURES = (*HAR_FEATURES, "log_ewm_variance_24h", "log_ewm_variance_60
 def load_data(
     lake: Lake,
     markets: Sequence[Market],
-    manifest: Manifest,
     start_us: int,
     end_us: int,
     *,
+    interval: str,
+    horizons: Sequence[str],
     catalogue: bool = False,
 ) -> EvaluationData:
     """Read bars, baseline features and targets of [start, end); nothing later is read.
@@ -42,7 +42,6 @@ def load_data(
     from riskml.tables.stress import StressSpec
     from riskml.tables.targets import price_stress, targets
 
-    interval, horizons = manifest.interval, tuple(manifest.horizons)
     # the order matters below: what the other baselines read comes first
     more = tuple(feature for feature in CATALOG if catalogue and feature.name not in BASELINE_FEATURES)
     panel = load_panel(
@@ -50,7 +49,7 @@ def load_data(
     )
     prices = panel.close, panel.high, panel.low
     stress = price_stress(*prices, panel.ts, interval)
-    observed = targets(*prices, panel.ts, interval, horizons, stress=stress)
+    observed = targets(*prices, panel.ts, interval, tuple(horizons), stress=stress)
     n_har = len(HAR_FEATURES)
     slow = panel.features[:, :, n_har + 1]
     cool_bars = max(1, duration_bars(StressSpec().cool_down, interval))
@@ -61,7 +60,7 @@ def load_data(
         ts=panel.ts,
         markets=tuple(symbols(markets)),
         interval=interval,
-        horizons=horizons,
+        horizons=tuple(horizons),
         bar_variance=np.log(panel.high / panel.low) ** 2 / (4.0 * math.log(2.0)),
         log_har=panel.features[:, :, :n_har],
         log_fast=panel.features[:, :, n_har],

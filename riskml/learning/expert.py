@@ -10,6 +10,9 @@ their log variances beats both. Two things have to be kept honest:
   expert's forecast is therefore *cross-fitted*: the part is cut into contiguous blocks, each forecast by
   trees that saw the other blocks only, a purge apart. Behind the fit part the final trees speak.
 
+Trees of stress, where a recipe asks for them, classify "does a drop follow within the horizon"; they have as
+many trees as the recipe says and no cross-fit, because nothing is calibrated on what they say.
+
 The expert's weight beside the network is the one that is best on the validation tail, moved halfway to one
 half: some months cannot tell more, and equal weights are hard to beat (Bates and Granger 1969).
 """
@@ -23,7 +26,7 @@ import numpy as np
 
 from riskml.arrays import Bool1D, Bool2D, Float1D, Float2D, Float3D, Float32ND, TimeUs
 from riskml.errors import DataError
-from riskml.learning.boosting import BoostingSpec, GammaExpert, fit_gamma
+from riskml.learning.boosting import BoostingSpec, GammaExpert, fit_gamma, fit_stress
 from riskml.learning.splits import Splits
 
 WEIGHTS = np.linspace(0.0, 1.0, 11)
@@ -44,6 +47,10 @@ class ExpertData:
     """Log variance of the network's starting point, same shape."""
     usable: Bool2D
     """[n_bars, n_markets] rows with any feature of the skip."""
+    stress: Float3D | None = None
+    """[n_bars, n_markets, n_horizons] 1 where stress follows, else 0, NaN = unknown; None: not classified."""
+    families: tuple[tuple[int, ...], ...] = ()
+    """Columns of features that a source gives or takes together."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,11 @@ class ExpertFit:
 
     expert: GammaExpert
     delta: Float32ND
-    """Log variance relative to the starting point [n_bars, n_markets, n_horizons]: cross-fitted on the
-    fit part, of the final trees behind it."""
+    """Log variance relative to the starting point [n_bars, n_markets, n_outputs]: cross-fitted on the
+    fit part, of the final trees behind it. With trees of stress their logits follow, as fitted, since nothing
+    is calibrated on them."""
     n_trees: tuple[int, ...]
-    """Per horizon."""
+    """Per output."""
 
 
 def fit_expert(
@@ -64,6 +72,8 @@ def fit_expert(
     spec: BoostingSpec,
     *,
     n_blocks: int,
+    n_stress_trees: int = 0,
+    family_dropout: float = 0.0,
     seed: int,
     n_threads: int,
     progress: Callable[[int, int], None] | None = None,
@@ -72,15 +82,17 @@ def fit_expert(
 
     Parameters
     ----------
-    data : all rows before ``data_end``.
+    data : all rows before ``data_end``; with its stress where there are trees for that.
     splits : seams.
     spec : size of the trees; ``n_trees`` is the most.
     n_blocks : blocks of the cross-fit.
+    n_stress_trees : trees per horizon that classify stress; 0 = none.
+    family_dropout : share of the rows that a family of features is missing on in the fit.
     progress : called with (fits done, fits in all).
 
     Raises
     ------
-    DataError : a part without a row that has features and a target.
+    DataError : a part without a row that has features and a target; stress trees without stress.
     """
     n_horizons = data.variance.shape[2]
     train, validation = (_rows(data, splits.rows(data.ts, part)) for part in ("train", "validation"))
@@ -89,13 +101,16 @@ def fit_expert(
             "no row of the fit part has features and targets for the boosted expert",
             fix="give a longer range, or set [expert] n_trees = 0",
         )
-    fitter = _Fitter(data, splits, spec, n_blocks, seed, n_threads, progress)
+    learnt = _thinned(data, family_dropout, seed)
+    fitter = _Fitter(data, learnt, splits, spec, n_blocks, seed, n_threads, progress)
     parts = [fitter.horizon(h, train, validation) for h in range(n_horizons)]
-    return ExpertFit(
-        GammaExpert.join([expert for expert, _ in parts]),
-        np.stack([delta for _, delta in parts], axis=2).astype(np.float32),
-        tuple(trees for expert, _ in parts for trees in expert.n_trees),
-    )
+    experts, deltas = [expert for expert, _ in parts], [delta for _, delta in parts]
+    if n_stress_trees:
+        classifiers, logits = fitter.stress(replace(spec, n_trees=n_stress_trees))
+        experts.append(classifiers)
+        deltas += list(np.moveaxis(logits, 2, 0))
+    expert = GammaExpert.join(experts)
+    return ExpertFit(expert, np.stack(deltas, axis=2).astype(np.float32), expert.n_trees)
 
 
 @dataclass
@@ -103,6 +118,8 @@ class _Fitter:
     """The fits of all horizons, counted for the progress."""
 
     data: ExpertData
+    learnt: Float32ND
+    """Features [n_bars * n_markets, n_features] that are fitted on."""
     splits: Splits
     spec: BoostingSpec
     n_blocks: int
@@ -116,21 +133,31 @@ class _Fitter:
         data, (n_bars, n_markets) = self.data, self.data.usable.shape
         count = max(1, self._fit(h, train, validation, self.spec.n_trees).n_trees[0])
         final = self._fit(h, _rows(data, self.splits.rows(data.ts, "fit")), None, count)
-        delta = self._predict(final, slice(0, n_bars))
+        delta = self._predict(final, slice(0, n_bars))[..., 0]
         for bars, others in _blocks(data, self.splits, self.n_blocks):
-            delta[bars] = self._predict(self._fit(h, others, None, count), bars)
+            delta[bars] = self._predict(self._fit(h, others, None, count), bars)[..., 0]
         return final, delta.reshape(n_bars, n_markets)
 
-    def _predict(self, expert: GammaExpert, bars: slice) -> Float2D:
+    def stress(self, spec: BoostingSpec) -> tuple[GammaExpert, Float3D]:
+        """Classifiers of every horizon, and their logits [n_bars, n_markets, n_horizons]."""
+        data = self.data
+        if data.stress is None:
+            raise DataError("trees of stress need to know where stress was")
+        rows = (data.usable & self.splits.rows(data.ts, "fit")[:, None]).reshape(-1)
+        outcome = data.stress.reshape(-1, data.stress.shape[2])
+        expert = fit_stress(self.learnt, outcome, rows, spec, seed=self.seed, n_threads=self.n_threads)
+        return expert, self._predict(expert, slice(0, len(data.ts)))
+
+    def _predict(self, expert: GammaExpert, bars: slice) -> Float3D:
         rows = self.data.features[bars]
         flat = rows.reshape(-1, rows.shape[2])
-        return expert.predict_delta(flat, n_threads=self.n_threads)[:, 0].reshape(rows.shape[:2])
+        return expert.predict_delta(flat, n_threads=self.n_threads).reshape(*rows.shape[:2], -1)
 
     def _fit(self, h: int, rows: Bool1D, held: Bool1D | None, trees: int) -> GammaExpert:
         data, spec = self.data, replace(self.spec, n_trees=trees)
-        flat = data.features.reshape(-1, data.features.shape[2])
         target, start = data.variance[..., h].reshape(-1, 1), data.start_log[..., h].reshape(-1, 1)
-        expert = fit_gamma(flat, target, start, rows, held, spec, seed=self.seed, n_threads=self.n_threads)
+        how = {"seed": self.seed, "n_threads": self.n_threads}
+        expert = fit_gamma(self.learnt, target, start, rows, held, spec, **how)
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, data.variance.shape[2] * (self.n_blocks + 2))
@@ -165,6 +192,20 @@ def choose_weights(
             losses.append(float((np.exp(ratio) - ratio - 1.0).mean()))
         result[h] = 0.5 * (WEIGHTS[int(np.argmin(losses))] + 0.5)
     return result
+
+
+def _thinned(data: ExpertData, share: float, seed: int) -> Float32ND:
+    """Features [n_bars * n_markets, n_features] with each family missing on a share of the rows."""
+    flat = data.features.reshape(-1, data.features.shape[2])
+    if not share or not data.families:
+        return flat
+    flat = flat.copy()
+    draw = np.random.default_rng([seed, len(flat)])
+    for family in data.families:
+        taken = draw.random(len(flat)) < share
+        for column in family:
+            flat[taken, column] = np.nan
+    return flat
 
 
 def _rows(data: ExpertData, bars: Bool1D) -> Bool1D:

@@ -271,6 +271,8 @@ def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
         variance=variance,
         start_log=start_panel(job.net, job.panel),
         usable=job.panel.usable.T,
+        stress=job.cut(job.data.stress),
+        families=job.net.roles.families,
     )
     data = replace(data, usable=data.usable & np.isfinite(data.start_log).all(axis=2))
 
@@ -283,13 +285,16 @@ def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
         job.splits,
         job.recipe.expert,
         n_blocks=job.recipe.expert.n_blocks,
+        n_stress_trees=job.recipe.expert.n_stress_trees,
+        family_dropout=job.recipe.expert.family_dropout,
         seed=job.recipe.seed,
         n_threads=torch.get_num_threads(),
         progress=report,
     )
     network = np.log(forecast_panel(job.net, job.panel).variance)
     rows = job.rows("validation")
-    weight = choose_weights(network, data.start_log + fitted.delta, variance, rows, data.usable)
+    trees = data.start_log + fitted.delta[..., : job.net.n_horizons]
+    weight = choose_weights(network, trees, variance, rows, data.usable)
     job.net.expert_weight.copy_(torch.from_numpy(weight))
     return fitted
 

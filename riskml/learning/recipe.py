@@ -142,6 +142,11 @@ class ExpertSpec(BoostingSpec):
 
     n_blocks: int = 5
     """Blocks of the cross-fit that calibration stands on."""
+    n_stress_trees: int = 0
+    """Trees per horizon that classify stress; they need ``n_trees`` too. 0 = stress is the networks' alone."""
+    family_dropout: float = 0.0
+    """Share of the rows that a family of features is taken away on before the trees are fitted, so that they
+    know what to do without it. Rows that are forecast keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -320,6 +325,11 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             "[expert] n_trees must not be negative; num_leaves and n_blocks have to be at least 2, "
             "min_leaf_rows and patience at least 1, max_bins 3 to 255",
         ),
+        (
+            expert.n_stress_trees == 0 or (expert.n_stress_trees > 0 and expert.n_trees > 0),
+            "[expert] n_stress_trees must not be negative, and needs n_trees above 0",
+        ),
+        (0 <= expert.family_dropout < 1, "[expert] family_dropout has to lie in [0, 1)"),
         (
             0 < expert.learning_rate <= 1
             and 0 < expert.feature_fraction <= 1

@@ -113,7 +113,11 @@ def make_net(recipe: Recipe, roles: FeatureRoles, n_horizons: int) -> EnsembleNe
         for index in range(recipe.training.members):
             torch.manual_seed(member_seed(recipe.seed, index))
             members.append(MarketNet(recipe.network, roles, n_horizons))
-    return EnsembleNet(members, has_expert=recipe.expert.n_trees > 0)
+    return EnsembleNet(
+        members,
+        has_expert=recipe.expert.n_trees > 0,
+        has_stress_trees=recipe.expert.n_stress_trees > 0,
+    )
 
 
 def member_seed(seed: int, index: int) -> int:

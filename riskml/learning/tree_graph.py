@@ -23,6 +23,7 @@ EXPERT = "expert"
 """Input of the exported network that the trees feed."""
 TREE_DOMAIN, TREE_OPSET = "ai.onnx.ml", 3
 _ZERO = float(np.float32(1e-35))
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass
@@ -44,7 +45,7 @@ class _Nodes:
 
 
 def tree_node(expert: GammaExpert, source: str, result: str) -> Any:
-    """The trees of every horizon as one ``TreeEnsembleRegressor``: [n, n_features] -> [n, n_horizons].
+    """The trees of every horizon as one ``TreeEnsembleRegressor``: [n, n_features] -> [n, n_outputs].
 
     Parameters
     ----------
@@ -132,7 +133,8 @@ def _threshold(entry: Mapping[str, Any]) -> float:
             f"a split '{entry['decision_type']}' has no exact form in the graph",
             fix="fit the expert on numeric features",
         )
-    threshold = float(entry["threshold"])
+    # a split of "missing or not" has the largest float64, which no float32 holds; every feature lies below both
+    threshold = min(max(float(entry["threshold"]), -_LARGEST), _LARGEST)
     rounded = np.float32(threshold)
     # LightGBM reads a value of 1e-35 or less, either sign, as zero, and zero lies above this threshold
     if float(rounded) > threshold or float(rounded) == -_ZERO:
@@ -159,7 +161,7 @@ def insert_trees(model: Any, expert: GammaExpert) -> Any:
     Parameters
     ----------
     model : exported network with the inputs ``features`` [n_markets, n_bars, n_features],
-        ``feature_mask`` and ``expert`` [n_markets, n_horizons]; it is changed in place.
+        ``feature_mask`` and ``expert`` [n_markets, n_outputs]; it is changed in place.
     expert : fitted trees.
 
     Returns
@@ -201,7 +203,7 @@ def insert_trees(model: Any, expert: GammaExpert) -> Any:
 
 
 def last_bar_delta(expert: GammaExpert, features: AnyArray, feature_mask: AnyArray) -> AnyArray:
-    """What :func:`insert_trees` computes, by LightGBM: float32 [n_markets, n_horizons].
+    """What :func:`insert_trees` computes, by LightGBM: float32 [n_markets, n_outputs].
 
     Parameters
     ----------

@@ -137,6 +137,28 @@ def test_thresholds_are_rounded_down() -> None:
     assert _threshold({"decision_type": "<=", "threshold": zero}) == zero
 
 
+def test_a_split_on_being_missing_alone_is_exact_too(sample: dict[str, Any]) -> None:
+    x = sample["x"].copy()
+    gone = np.random.default_rng(5).random(N) < 0.3
+    x[gone, 2] = np.nan
+    variance = np.exp(np.where(gone, 3.0, 0.0))[:, None]
+    start = np.zeros((N, 1))
+    expert = fit_gamma(x, variance, start, np.ones(N, dtype=np.bool_), None, SPEC, seed=1, n_threads=1)
+    thresholds = [
+        node["threshold"]
+        for tree in expert.boosters[0].dump_model()["tree_info"]
+        for node in _splits(tree["tree_structure"])
+    ]
+    assert max(thresholds) > float(np.finfo(np.float32).max)  # the case that this test is for
+    session = ort.InferenceSession(
+        insert_trees(shell(K, 1), expert).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    mask = np.ones((N, 1, K), dtype=np.bool_)
+    found = session.run(None, {"features": x[:, None], "feature_mask": mask})[0]
+    np.testing.assert_allclose(found, last_bar_delta(expert, x[:, None], mask), atol=2e-6)
+    assert abs(found[gone].mean() - found[~gone].mean()) > 1.0
+
+
 @pytest.mark.parametrize(
     ("kind", "default_left", "threshold", "left"),
     [("NaN", True, -1.0, 1), ("NaN", False, 1.0, 0), ("None", True, 0.5, 1), ("None", True, -0.5, 0)],

@@ -28,7 +28,9 @@ RECIPE = Recipe(
     "toy",
     network=NetworkSpec(channels=4, hidden=8),
     training=TrainingSpec(epochs=2, chunk_bars=64, warmup_steps=3, averaging=0.8, members=2),
-    expert=ExpertSpec(n_trees=20, min_leaf_rows=20, patience=5, n_blocks=3),
+    expert=ExpertSpec(
+        n_trees=20, min_leaf_rows=20, patience=5, n_blocks=3, n_stress_trees=5, family_dropout=0.1
+    ),
 )
 
 
@@ -197,7 +199,7 @@ def test_a_run_with_members_and_trees_is_read_back_and_exported(run: Path, tmp_p
     assert len(finished.net.members) == 2
     assert finished.expert is not None
     assert len(finished.record["member_epochs"]) == 2
-    assert len(finished.record["expert_trees"]) == len(HORIZONS)
+    assert len(finished.record["expert_trees"]) == 2 * len(HORIZONS)  # of variance and of stress
     first, second = (dict(member.named_parameters()) for member in finished.net.members)
     assert not torch.equal(first["joint.weight"], second["joint.weight"])
     bundle = load_bundle(export_bundle(run, tmp_path / "bundle"))

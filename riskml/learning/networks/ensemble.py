@@ -5,7 +5,7 @@
     ln variance = (1 - w) mean over members of ln variance_m + w (skip + expert)
     ln sigma    = mean over members of ln sigma_m + 1/2 (ln variance - mean of ln variance_m)
     1 / nu      = mean over members of 1 / nu_m
-    ln hazard   = mean over members of ln hazard_m
+    ln hazard   = mean over members of ln hazard_m, halfway to that of the trees where there are any
 
 ``skip`` is the log-HAR with season that the first member started at, and ``expert`` what boosted trees add
 to it. Members differ by seed alone; their mean is steadier than each, and costs one pass per member. With a
@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from riskml.errors import DataError
-from riskml.learning.networks.market import LARGE, MarketLaw, MarketNet, log_har, onset_probability
+from riskml.learning.networks.market import (
+    LARGE,
+    MAX_HAZARD,
+    MarketLaw,
+    MarketNet,
+    log_har,
+    onset_probability,
+)
 
 
 class EnsembleNet(nn.Module):
@@ -30,13 +37,16 @@ class EnsembleNet(nn.Module):
     ----------
     members : networks of one shape, at least one.
     has_expert : whether :meth:`forward` takes the expert's forecast.
+    has_stress_trees : whether that forecast goes on with the logit of stress per horizon.
     """
 
-    def __init__(self, members: Sequence[MarketNet], *, has_expert: bool) -> None:
+    def __init__(
+        self, members: Sequence[MarketNet], *, has_expert: bool, has_stress_trees: bool = False
+    ) -> None:
         super().__init__()
         first = members[0]
         self.members = nn.ModuleList(members)
-        self.has_expert = has_expert
+        self.has_expert, self.has_stress_trees = has_expert, has_stress_trees
         self.spec, self.roles, self.n_horizons = first.spec, first.roles, first.n_horizons
         self.receptive_field = first.receptive_field
         self.register_buffer("expert_weight", torch.zeros(first.n_horizons))
@@ -76,7 +86,8 @@ class EnsembleNet(nn.Module):
         Parameters
         ----------
         features, feature_mask, market_mask : as :meth:`MarketNet.forward` takes them.
-        expert : [n_markets, n_horizons] log variance that the trees add to the skip.
+        expert : [n_markets, n_outputs] log variance that the trees add to the skip per horizon, then, with
+            ``has_stress_trees``, the logit of stress per horizon.
 
         Returns
         -------
@@ -106,7 +117,7 @@ class EnsembleNet(nn.Module):
         Parameters
         ----------
         features, feature_mask, market_mask : as :meth:`MarketNet.law` takes them.
-        expert : [n_chunks, n_markets, n_positions, n_horizons] what the trees add to the skip.
+        expert : [n_chunks, n_markets, n_positions, n_outputs] as :meth:`forward` takes it.
         """
         laws = [member.law(features, feature_mask, market_mask) for member in self.members]
         count = float(len(laws))
@@ -122,7 +133,10 @@ class EnsembleNet(nn.Module):
         nu = 1.0 / mean([1.0 / law.nu for law in laws])
         hazard = torch.exp(mean([torch.log(law.hazard) for law in laws]))
         if expert is not None:
-            log_variance, log_sigma = self._blend(log_variance, log_sigma, features, feature_mask, expert)
+            added = expert[..., : self.n_horizons]
+            log_variance, log_sigma = self._blend(log_variance, log_sigma, features, feature_mask, added)
+            if self.has_stress_trees:
+                hazard = _joined_hazard(hazard, expert[..., self.n_horizons :])
         return MarketLaw(log_variance, log_sigma, nu, hazard, mean([law.nu_delta for law in laws]))
 
     def _blend(
@@ -141,3 +155,18 @@ class EnsembleNet(nn.Module):
         standard = torch.where(valid, (values - self.mean) / self.scale, torch.zeros_like(values))
         coefficients = self.start_weight, self.start_bias, self.start_season
         return log_har(self.roles, values, valid, standard, coefficients)
+
+
+def _joined_hazard(network: Tensor, logit: Tensor) -> Tensor:
+    """Geometric mean of two hazards, the second of probabilities by logit; rising over horizons.
+
+    Parameters
+    ----------
+    network, logit : [..., n_horizons].
+    """
+    trees = torch.nn.functional.softplus(logit.clamp(-MAX_HAZARD, MAX_HAZARD))  # -ln(1 - p)
+    joined = torch.sqrt(network * trees)
+    parts = [joined[..., 0]]
+    for index in range(1, joined.shape[-1]):
+        parts.append(torch.maximum(parts[-1], joined[..., index]))
+    return torch.stack(parts, dim=-1)
