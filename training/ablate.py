@@ -9,8 +9,8 @@ where bars of 5 or 15 minutes exist. ``families``: families of features added on
 the family is known. ``loss``: a family that is missing when the forecast is made, against a model that never
 had it. ``seeds``: the standard recipe with other seeds, all members and trees.
 
-Reads the lake and the dataset that ``run_real_data.py`` left in ``--work``; runs are kept below ``--work`` and taken
-up again. Variants have fewer members and trees than the release, so that all of them fit into an hour.
+Reads the lake and the dataset that ``run_real_data.py`` left in ``--work``; runs are kept below ``--work`` and
+taken up again. Variants have fewer members and trees than the release, so that all of them fit into an hour.
 Appends a line to ``training/results/ablation.jsonl`` and prints it last.
 """
 
@@ -123,7 +123,7 @@ def sequence_plan() -> Plan:
 
 
 def families_plan() -> Plan:
-    """Each family on top of prices, one at a time, then all; a tenth of the train rows has to know a feature."""
+    """Each family on top of prices, one at a time, then all; a tenth of the train rows knows a feature."""
     base = small(load_recipe("standard"))
     standard = base.network.features
     prices = of_families(standard, "volatility", "calendar")

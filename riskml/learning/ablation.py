@@ -2,8 +2,8 @@
 
 A variant is a recipe that was fitted, and features that are taken away when it forecasts. Variants are
 scored row by row on the test parts of the folds, and compared as ratios of mean losses: below 1 the variant
-is better than its reference. Intervals resample calendar days, all markets of a day together, and keep the pair
-of losses of a row together, so that what both have in common cancels.
+is better than its reference. Intervals resample calendar days, all markets of a day together, and keep the
+pair of losses of a row together, so that what both have in common cancels.
 
 Forecasts are those of the run over the dataset, which equal the exported graph's (a test holds them
 together); no bundle has to be written.

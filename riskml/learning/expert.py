@@ -156,8 +156,8 @@ class _Fitter:
     def _fit(self, h: int, rows: Bool1D, held: Bool1D | None, trees: int) -> GammaExpert:
         data, spec = self.data, replace(self.spec, n_trees=trees)
         target, start = data.variance[..., h].reshape(-1, 1), data.start_log[..., h].reshape(-1, 1)
-        how = {"seed": self.seed, "n_threads": self.n_threads}
-        expert = fit_gamma(self.learnt, target, start, rows, held, spec, **how)
+        seed, n_threads = self.seed, self.n_threads
+        expert = fit_gamma(self.learnt, target, start, rows, held, spec, seed=seed, n_threads=n_threads)
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, data.variance.shape[2] * (self.n_blocks + 2))

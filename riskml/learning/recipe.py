@@ -143,7 +143,7 @@ class ExpertSpec(BoostingSpec):
     n_blocks: int = 5
     """Blocks of the cross-fit that calibration stands on."""
     n_stress_trees: int = 0
-    """Trees per horizon that classify stress; they need ``n_trees`` too. 0 = stress is the networks' alone."""
+    """Trees per horizon that classify stress, beside ``n_trees``; 0 = stress is the networks' alone."""
     family_dropout: float = 0.0
     """Share of the rows that a family of features is taken away on before the trees are fitted, so that they
     know what to do without it. Rows that are forecast keep theirs."""

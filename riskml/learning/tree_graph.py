@@ -133,7 +133,7 @@ def _threshold(entry: Mapping[str, Any]) -> float:
             f"a split '{entry['decision_type']}' has no exact form in the graph",
             fix="fit the expert on numeric features",
         )
-    # a split of "missing or not" has the largest float64, which no float32 holds; every feature lies below both
+    # a split of "missing or not" has the largest float64; every feature lies below the largest float32 too
     threshold = min(max(float(entry["threshold"]), -_LARGEST), _LARGEST)
     rounded = np.float32(threshold)
     # LightGBM reads a value of 1e-35 or less, either sign, as zero, and zero lies above this threshold
