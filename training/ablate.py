@@ -9,7 +9,7 @@ where bars of 5 or 15 minutes exist. ``families``: families of features added on
 the family is known. ``loss``: a family that is missing when the forecast is made, against a model that never
 had it. ``seeds``: the standard recipe with other seeds, all members and trees.
 
-Reads the lake and the dataset that ``run_real_data.py`` left in ``--work``; runs are kept below ``--work`` and
+Reads the lake and the dataset that ``run_real_data.py`` left in ``--work``; runs are kept there and
 taken up again. Variants have fewer members and trees than the release, so that all of them fit into an hour.
 Appends a line to ``training/results/ablation.jsonl`` and prints it last.
 """
@@ -109,13 +109,11 @@ def sequence_plan() -> Plan:
         "hourly, sequence": with_features(base, hourly),
         "finer, last bar": with_features(base, (*hourly, *FINE), encoder="none", **finer),
         "finer, sequence": with_features(base, (*hourly, *FINE), sequence_features=fast, **finer),
-        "finer, gru": with_features(base, (*hourly, *FINE), sequence_features=fast, encoder="gru", **finer),
     }
     comparisons = (
         ("hourly, sequence", "hourly, last bar", "finer bars"),
         ("finer, last bar", "hourly, last bar", "finer bars"),
         ("finer, sequence", "finer, last bar", "finer bars"),
-        ("finer, gru", "finer, last bar", "finer bars"),
         ("finer, sequence", "hourly, sequence", "finer bars"),
     )
     chosen = {name: Variant(recipe) for name, recipe in variants.items()}

@@ -10,7 +10,7 @@ Source: Ke et al. 2017, *LightGBM*; Patton 2011 for QLIKE.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class GammaExpert:
     """``lightgbm.Booster`` per horizon."""
     n_trees: tuple[int, ...]
     """Trees of each that count."""
+    losses: tuple[Float1D, ...] = ()
+    """Mean loss on the validation rows after each tree, per booster; empty without such rows."""
 
     def predict_delta(self, features: AnyArray, *, n_threads: int = 1) -> Float2D:
         """What the trees add to the starting log variance [n, n_horizons].
@@ -72,6 +74,10 @@ class GammaExpert:
             booster.model_to_string(num_iteration=trees)
             for booster, trees in zip(self.boosters, self.n_trees, strict=True)
         ]
+
+    def cut(self, n_trees: int) -> GammaExpert:
+        """The same boosters with their first ``n_trees`` trees alone."""
+        return replace(self, n_trees=tuple(min(n_trees, booster.num_trees()) for booster in self.boosters))
 
     @classmethod
     def from_text(cls, texts: Sequence[str]) -> GammaExpert:
@@ -132,7 +138,7 @@ def fit_gamma(
             "boosting needs rows whose targets are positive and finite", fix="leave out rows without a target"
         )
     parameters = lightgbm_parameters(spec, seed, n_threads, objective="gamma", metric="gamma")
-    boosters, counts = [], []
+    boosters, counts, losses = [], [], []
     for h in range(targets.shape[1]):
         sets = [
             lightgbm.Dataset(
@@ -144,13 +150,18 @@ def fit_gamma(
             )
             for chosen in ((rows,) if validation is None else (rows, validation))
         ]
-        stop = [] if validation is None else [lightgbm.early_stopping(spec.patience, verbose=False)]
+        curve: dict[str, dict[str, list[float]]] = {}
+        stop = []
+        if validation is not None:
+            stop.append(lightgbm.early_stopping(spec.patience, verbose=False))
+            stop.append(lightgbm.record_evaluation(curve))
         for held in sets[1:]:
             held.set_reference(sets[0])
         booster = lightgbm.train(parameters, sets[0], spec.n_trees, valid_sets=sets[1:], callbacks=stop)
         boosters.append(booster)
         counts.append(booster.num_trees() if validation is None else booster.best_iteration)
-    return GammaExpert(tuple(boosters), tuple(counts))
+        losses += [np.array(curve[held]["gamma"]) for held in curve]
+    return GammaExpert(tuple(boosters), tuple(counts), tuple(losses))
 
 
 def fit_stress(

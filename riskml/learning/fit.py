@@ -1,7 +1,7 @@
 """Fitting a run: dataset and recipe in, RUN folder out.
 
 Order: cut the range; start the networks at the log-HAR of the train part; train each; choose its
-epoch on the tail of the fit part; fit the boosted expert, if the recipe has one, and its weight;
+epoch on the tail of the fit part; fit the boosted expert, if the recipe has one;
 calibrate on fit and calibrate parts together, at the horizons where a calibration of the fit part
 alone improves the calibrate part; record.
 No row at or after ``data_end`` is read. The same data, recipe, seed and number of threads
@@ -25,7 +25,7 @@ from riskml.arrays import FloatND
 from riskml.errors import ConfigError, DataError
 from riskml.learning.calibrate import Calibration, choose_calibration
 from riskml.learning.columns import covered_columns, missing_columns, recipe_columns
-from riskml.learning.expert import ExpertData, ExpertFit, choose_weights, fit_expert
+from riskml.learning.expert import WEIGHT, ExpertData, ExpertFit, fit_expert
 from riskml.learning.inference import DenseForecast, forecast_panel, start_panel
 from riskml.learning.networks.ensemble import EnsembleNet
 from riskml.learning.networks.market import FeatureRoles
@@ -263,12 +263,11 @@ def _train(job: _Job, checkpoints: Path, resume: bool, progress: ProgressFn | No
 
 
 def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
-    """Fit the boosted expert and choose its weight on the validation tail."""
-    variance = job.cut(job.data.variance)
+    """Fit the boosted expert."""
     data = ExpertData(
         ts=job.data.ts[: job.n_rows],
         features=np.ascontiguousarray(job.panel.features.transpose(0, 1).numpy()),
-        variance=variance,
+        variance=job.cut(job.data.variance),
         start_log=start_panel(job.net, job.panel),
         usable=job.panel.usable.T,
         stress=job.cut(job.data.stress),
@@ -291,11 +290,7 @@ def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
         n_threads=torch.get_num_threads(),
         progress=report,
     )
-    network = np.log(forecast_panel(job.net, job.panel).variance)
-    rows = job.rows("validation")
-    trees = data.start_log + fitted.delta[..., : job.net.n_horizons]
-    weight = choose_weights(network, trees, variance, rows, data.usable)
-    job.net.expert_weight.copy_(torch.from_numpy(weight))
+    job.net.expert_weight.fill_(WEIGHT)
     return fitted
 
 

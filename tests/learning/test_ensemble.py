@@ -13,7 +13,7 @@ import torch
 
 from riskml.errors import DataError
 from riskml.learning.boosting import BoostingSpec, GammaExpert, fit_gamma
-from riskml.learning.expert import ExpertData, choose_weights, fit_expert
+from riskml.learning.expert import ExpertData, fit_expert
 from riskml.learning.market_graph import check_parity, export_market_graph
 from riskml.learning.networks.ensemble import EnsembleNet
 from riskml.learning.networks.market import FeatureRoles, MarketNet
@@ -166,19 +166,6 @@ def test_a_part_without_rows_is_refused() -> None:
     data, splits = expert_data()
     with pytest.raises(DataError, match="for the boosted expert"):
         run_expert(replace(data, usable=np.zeros_like(data.usable)), splits)
-
-
-def test_the_weight_follows_the_better_forecast() -> None:
-    draw = np.random.default_rng(2)
-    truth = draw.standard_normal((500, 2, 3))
-    noisy = truth + draw.standard_normal(truth.shape)
-    rows, usable = np.arange(500) < 400, np.ones((500, 2), dtype=np.bool_)
-    assert choose_weights(noisy, truth, np.exp(truth), rows, usable).tolist() == [0.75] * 3
-    assert choose_weights(truth, noisy, np.exp(truth), rows, usable).tolist() == [0.25] * 3
-    other = truth + draw.standard_normal(truth.shape)
-    assert ((w := choose_weights(noisy, other, np.exp(truth), rows, usable)) > 0.4).all()
-    assert (w < 0.6).all()
-    assert choose_weights(noisy, other, np.exp(truth), ~rows & False, usable).tolist() == [0.5] * 3
 
 
 # ---------------------------------------------------------------- a whole run
