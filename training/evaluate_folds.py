@@ -19,9 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from riskml.learning.evaluate import evaluate_rows
-from riskml.learning.protocol import FOLDS, LONG_MARKETS
+import numpy as np
+
+from riskml.learning.baselines import Which
+from riskml.learning.evaluate import Evaluated, evaluate_rows
+from riskml.learning.measures import measure
+from riskml.learning.protocol import FOLDS, LONG_MARKETS, Scored, join
 from riskml.learning.runs import write_text
+from riskml.learning.splits import EXCLUDED_MARKETS
 from riskml.learning.walk_forward import fold_path, pool_folds
 from riskml.scoring.session import load_bundle
 from riskml.tables.lake import Lake
@@ -50,19 +55,24 @@ def headline(metrics: list[dict[str, Any]]) -> dict[str, list[float | None]]:
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Evaluate, pool, record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folds", required=True, help="folder of fold bundles")
-    parser.add_argument("--lake", required=True)
-    parser.add_argument("--out", required=True, help="evaluate JSON")
-    parser.add_argument("--markets", default=",".join(LONG_MARKETS), help="default: the long markets")
-    options = parser.parse_args(arguments)
-    started = time.perf_counter()
-    lake, markets = Lake(options.lake), options.markets.split(",")
+def worst_markets(metrics: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The market with the largest QLIKE ratio outside crash weeks, per horizon."""
+    found: dict[str, list[Any]] = {}
+    for row in metrics:
+        if row["metric"] == "qlike_ratio_calm" and row["model"] == "riskml" and row["market"] != "all":
+            worst = found.setdefault(row["horizon"], ["", 0.0])
+            if row["value"] > worst[1]:
+                found[row["horizon"]] = [row["market"], round(row["value"], 5)]
+    return found
+
+
+def evaluate_all(
+    folds: Path, lake: Lake, markets: list[str], *, baselines: Which = "light", portfolios: bool = False
+) -> list[Evaluated]:
+    """Every fold's bundle on its own test part."""
     results = []
     for fold in FOLDS:
-        bundle = fold_path(Path(options.folds), fold, "1h")
+        bundle = fold_path(folds, fold, "1h")
         print(f"{bundle.name}: testing to {fold.test_end}", file=sys.stderr, flush=True)
         results.append(
             evaluate_rows(
@@ -71,24 +81,73 @@ def main(arguments: list[str]) -> int:
                 start=fold.data_end,
                 end=fold.test_end,
                 markets=markets,
-                portfolios=True,
+                baselines=baselines,
+                portfolios=portfolios,
             )
         )
+    return results
+
+
+def groups(results: list[Evaluated], fitted: list[str]) -> dict[str, dict[str, list[float | None]]]:
+    """Pooled measures of markets that no fit saw, and alarms over every market.
+
+    The fitted markets are measured again on the folds that hold markets left out, for like rows.
+    """
+    pooled = join([result.scored for result in results])
+    seen = set(fitted)
+    left_out = [name for name in pooled.markets if name in EXCLUDED_MARKETS]
+    later = [
+        result.scored for result in results if np.isfinite(result.scored.select(left_out).realised).any()
+    ]
+    found = {
+        "every market": headline(measure_dicts(pooled)),
+        "no fit saw them": headline(measure_dicts(join(later).select(left_out))),
+        "fitted, same folds": headline(
+            measure_dicts(join(later).select([name for name in pooled.markets if name in seen]))
+        ),
+    }
+    return found
+
+
+def measure_dicts(scored: Scored) -> list[dict[str, Any]]:
+    """Metric rows in their JSON form."""
+    return [row.to_dict() for row in measure(scored)]
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate, pool, record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folds", required=True, help="folder of fold bundles")
+    parser.add_argument("--lake", required=True)
+    parser.add_argument("--out", required=True, help="evaluate JSON")
+    parser.add_argument("--markets", default=",".join(LONG_MARKETS), help="default: the long markets")
+    parser.add_argument("--groups", action="store_true", help="measure every market of binance as well")
+    parser.add_argument("--baselines", choices=("light", "full"), default="light")
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    lake, markets = Lake(options.lake), options.markets.split(",")
+    results = evaluate_all(Path(options.folds), lake, markets, baselines=options.baselines, portfolios=True)
     report = pool_folds(results, (FOLDS[0].data_end, FOLDS[-1].test_end))
     write_text(Path(options.out), json.dumps(report, allow_nan=False) + "\n")
     line = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python training/evaluate_folds.py --markets {options.markets}",
+        "command": f"python training/evaluate_folds.py --markets {options.markets} "
+        f"--baselines {options.baselines}{' --groups' if options.groups else ''}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}",
-        "seconds": round(time.perf_counter() - started, 1),
         "rows": report["rows"],
         "in_sample": report["in_sample"],
         "pooled": headline(report["metrics"]),
+        "worst_market": worst_markets(report["metrics"]),
         "folds": {
             fold.data_end[:4]: headline(part["metrics"])
             for fold, part in zip(FOLDS, report["folds"], strict=True)
         },
     }
+    if options.groups:
+        every = [market.symbol for market in lake.markets("1h") if market.venue == "binance"]
+        whole = evaluate_all(Path(options.folds), lake, every)
+        line["groups"] = groups(whole, markets)
+    line["seconds"] = round(time.perf_counter() - started, 1)
     text = json.dumps(line)
     before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
     write_text(RESULTS, before + text + "\n")

@@ -17,7 +17,7 @@ from riskml import metrics
 from riskml.arrays import Bool2D, Float1D, Float2D, FloatND, Int1D
 from riskml.learning.coverage import SIGNIFICANCE, coverage_rows
 from riskml.learning.crash_weeks import in_crash_week
-from riskml.learning.early_warning import WITHIN, WarningTally, tally
+from riskml.learning.early_warning import MAX_FALSE_PER_WEEK, WITHIN, WarningTally, tally
 from riskml.learning.metric_rows import ALL, BOTH, MetricRow, days_of, first_baseline
 from riskml.learning.protocol import (
     MODEL,
@@ -270,7 +270,11 @@ def stress_rows(scored: Scored) -> Iterator[MetricRow]:
 
 
 def warning_rows(scored: Scored) -> Iterator[MetricRow]:
-    """Recall, precision, false alarms and lead of every detector; the baseline is the best other one."""
+    """Recall, precision, false alarms and lead of every detector.
+
+    The baseline is the one-line detector with the highest recall among those that cost no more false alarms
+    than the budget allows or the model itself raised; of all where every one costs more.
+    """
     if scored.onset is None or MODEL not in scored.alarms:
         return
     usable: Bool2D = np.asarray(np.isfinite(scored.excursion[:, :, 0]).all(axis=2))
@@ -278,6 +282,8 @@ def warning_rows(scored: Scored) -> Iterator[MetricRow]:
         name: tally(alarm, scored.onset, usable, scored.interval) for name, alarm in scored.alarms.items()
     }
     others = [name for name in found if name != MODEL and math.isfinite(found[name].recall)]
+    allowed = max(MAX_FALSE_PER_WEEK, found[MODEL].false_per_week)
+    others = [name for name in others if found[name].false_per_week <= allowed] or others
     best = max(others, key=lambda name: found[name].recall, default="")
     onset = scored.onset & usable
     day = np.broadcast_to(days_of(scored)[:, None], onset.shape)[onset]
