@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from riskml.cli_output import FAILED, MAX_PROBLEMS, REFUSED, Outcome, Progress, text_table
@@ -255,7 +256,7 @@ def _short(value: object) -> object:
 def promote(options: Namespace, progress: Progress) -> Outcome:
     """Release a run's bundle, or refuse with exit code 3."""
     from riskml.bundle import MANIFEST, verify_bundle
-    from riskml.report.promote import current_release, judge, release
+    from riskml.report.promote import current_release, judge, refit_problems, release
 
     run, models = Path(options.run_dir), Path(options.models)
     fix = "run 'riskml evaluate --bundle RUN/bundle ... --out RUN/evaluation.json' first"
@@ -267,8 +268,12 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
         progress("exporting the run")
         export_bundle(run, bundle)
     manifest = verify_bundle(bundle)
+    judged = Path(options.fold) if options.fold else None
     now = current_release(models)
     verdict = judge(evaluation, now[1] if now else None)
+    if judged is not None:
+        more = refit_problems(manifest, verify_bundle(judged))
+        verdict = replace(verdict, problems=(*verdict.problems, *more))
     text = text_table(
         ["metric", "horizon", "candidate", now[0].name if now else "release", "baseline", "verdict"],
         [
@@ -287,7 +292,7 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
         registered, _ = _register(run, bundle, "challenger", tags)
         return Outcome(f"{text}\n{registered}not released:", (), {}, verdict.problems, REFUSED, extra)
     name = options.name or f"perp-{manifest.interval}-{manifest.riskml_version}"
-    target = release(bundle, evaluation, models, name)
+    target = release(bundle, evaluation, models, name, judged=judged)
     registered, problems = _register(run, bundle, "champion", {**tags, "release": name})
     return Outcome(
         f"{text}\n{registered}released {manifest.bundle_id}",

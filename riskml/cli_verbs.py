@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 EXTRAS = {
     "data": {"pandas", "pyarrow", "polars", "numba"},
-    "train": {"torch", "pytorch_lightning", "mlflow", "sklearn", "onnx", "onnxscript", "optuna"},
+    "train": {
+        "torch",
+        "pytorch_lightning",
+        "mlflow",
+        "sklearn",
+        "onnx",
+        "onnxscript",
+        "optuna",
+        "lightgbm",
+        "arch",
+    },
     "report": {"matplotlib", "jinja2"},
 }
 """Which extra brings which module, for the message when one is missing."""
@@ -144,7 +154,9 @@ def export(options: Namespace, progress: Progress) -> Outcome:
     from riskml.bundle import read_manifest
 
     progress("exporting both graphs")
-    path = Path(export_bundle(options.run_dir, options.out))
+    fix = "run 'riskml evaluate --walk-forward ... --out FILE' first"
+    evaluation = read_json(Path(options.evaluation), "evaluation", fix) if options.evaluation else None
+    path = Path(export_bundle(options.run_dir, options.out, evaluation=evaluation))
     manifest = read_manifest(path)
     return Outcome(f"bundle {manifest.bundle_id}", (path,), extra={"bundle_id": manifest.bundle_id})
 

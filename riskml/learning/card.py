@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from riskml.learning.card_evaluation import evaluation_section
+
 _HEAD = """# Model card
 
 {intro}
@@ -41,13 +43,18 @@ _USE = """
 """
 
 
-def model_card(record: Mapping[str, Any], parity: Mapping[str, float]) -> str:
+def model_card(
+    record: Mapping[str, Any],
+    parity: Mapping[str, float],
+    evaluation: Mapping[str, Any] | None = None,
+) -> str:
     """Markdown text of ``CARD.md``.
 
     Parameters
     ----------
     record : ``run.json``.
     parity : largest relative difference between network and graph, per graph.
+    evaluation : evaluate JSON of the recipe's folds, which the card of a release prints.
     """
     head = _HEAD.format(
         intro=_INTRO,
@@ -83,7 +90,10 @@ def model_card(record: Mapping[str, Any], parity: Mapping[str, float]) -> str:
             f"Largest relative difference between network and graph: {graphs}.",
             "",
             "Behind data end: run `riskml evaluate` on data after the purge.",
-            _USE,
+            "",
+            *([] if evaluation is None else [evaluation_section(evaluation)]),
+            _USE.strip("\n"),
+            "",
         ]
     )
 

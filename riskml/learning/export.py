@@ -40,7 +40,13 @@ _LEVELS = (0.95, 0.995, 0.999)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def export_bundle(run: str | Path, out: str | Path, *, created: str = "") -> Path:
+def export_bundle(
+    run: str | Path,
+    out: str | Path,
+    *,
+    created: str = "",
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the bundle of a finished run.
 
     Parameters
@@ -48,6 +54,7 @@ def export_bundle(run: str | Path, out: str | Path, *, created: str = "") -> Pat
     run : RUN folder.
     out : bundle folder; an earlier bundle in it is replaced.
     created : ISO date for the manifest; not part of the identity.
+    evaluation : evaluate JSON of the folds of the same recipe, for the model card.
 
     Returns
     -------
@@ -69,7 +76,7 @@ def export_bundle(run: str | Path, out: str | Path, *, created: str = "") -> Pat
         MARKET_GRAPH: market,
         ACCOUNT_GRAPH: account,
         GOLDEN: npz_bytes(golden),
-        CARD: model_card(finished.record, parity).encode(),
+        CARD: model_card(finished.record, parity, evaluation).encode(),
         **{f"facts/{name}.toml": fact_text(name).encode() for name in fact_names()},
     }
     target = Path(out)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskml.bundle import MANIFEST, verify_bundle
+from riskml.bundle import MANIFEST, Manifest, verify_bundle
 from riskml.errors import BundleError, DataError, Problem
 
 DECIDING = ("qlike", "log_loss")
@@ -27,6 +27,8 @@ COVERAGE = "breach_rate"
 """Share of rows whose excursion passes the 99.5 % margin, mean of both sides, pooled over markets."""
 COVERED = (0.0035, 0.0065)
 """Breach rates that count as covered, DESIGN section 7: .35 to .65 % where .5 % is promised."""
+SHARED = ("recipe", "seed", "feature_fingerprint", "features", "interval", "horizons", "markets")
+"""What a refit has in common with the fold that is judged in its place."""
 CANDIDATE = "riskml"
 """The bundle's name among the models of an evaluation."""
 TOLERANCE = 1e-9
@@ -212,20 +214,56 @@ def current_release(models: Path) -> tuple[Path, dict[str, Any]] | None:
     return folder, record
 
 
-def release(bundle: Path, evaluation: Mapping[str, Any], models: Path, name: str) -> Path:
+def refit_problems(refit: Manifest, judged: Manifest) -> list[Problem]:
+    """Why a bundle may not be judged by an earlier fold of itself; empty = it may.
+
+    A release is fitted to all data that there are, so no row is left that could judge it. What is judged is the
+    newest fold of the same frozen recipe; the refit differs from it by its later data alone.
+    """
+    differing = [name for name in SHARED if getattr(refit, name) != getattr(judged, name)]
+    problems = []
+    if differing:
+        message = f"the bundle and the fold that is judged for it differ in {', '.join(differing)}"
+        problems.append(_refusal("not-a-refit", message, "fit both with the same recipe, seed and markets"))
+    if refit.data_end <= judged.data_end:
+        message = f"the bundle's data end at {refit.data_end}, the fold's at {judged.data_end}"
+        problems.append(_refusal("not-later", message, "refit to later data than the fold's"))
+    return problems
+
+
+def release(
+    bundle: Path,
+    evaluation: Mapping[str, Any],
+    models: Path,
+    name: str,
+    *,
+    judged: Path | None = None,
+) -> Path:
     """Copy a verified bundle to ``models/<name>`` and point ``models/RELEASE`` to it.
+
+    Parameters
+    ----------
+    judged : bundle of the fold that the evaluation is of, where ``bundle`` is its refit to later data; the
+        evaluation beside the release then says so under ``refit``.
 
     Raises
     ------
     BundleError : the bundle is damaged, or the name is taken by another one.
-    DataError : the evaluation is of another bundle.
+    DataError : the evaluation is of another bundle, or the bundle is no refit of the one judged.
     """
     manifest = verify_bundle(bundle)
-    if evaluation["bundle_id"] != manifest.bundle_id:
+    expected = manifest if judged is None else verify_bundle(judged)
+    if evaluation["bundle_id"] != expected.bundle_id:
         raise DataError(
-            f"the evaluation is of bundle {evaluation['bundle_id'][:12]}, not of {manifest.bundle_id[:12]}",
+            f"the evaluation is of bundle {evaluation['bundle_id'][:12]}, not of {expected.bundle_id[:12]}",
             fix="evaluate this bundle",
         )
+    if judged is not None:
+        problems = refit_problems(manifest, expected)
+        if problems:
+            raise DataError.from_problems(problems, str(bundle))
+        refit = {"bundle_id": manifest.bundle_id, "data_end": manifest.data_end}
+        evaluation = {**evaluation, "refit": {**refit, "judged_data_end": expected.data_end}}
     target = models / name
     if target.exists():
         if verify_bundle(target).bundle_id != manifest.bundle_id:

@@ -1,0 +1,155 @@
+"""The out-of-sample part of a model card: the fold table, every market beside every baseline, what fails.
+
+All of it is read off one evaluate JSON with folds, such as ``riskml evaluate --walk-forward`` writes; no
+number is typed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from riskml.errors import DataError
+
+MODEL, ALL = "riskml", "all"
+PER_MARKET = (
+    ("qlike", "QLIKE of the variance", "both", "{:.4f}"),
+    ("log_loss", "log-loss of the liquidation probability", "both", "{:.5f}"),
+    ("breach_rate", "breaches of the 99.5 % margin of a long", "down", "{:.2%}"),
+    ("breach_rate", "breaches of the 99.5 % margin of a short", "up", "{:.2%}"),
+)
+"""(metric, words, side, format) of the tables by market."""
+PROCYCLICALITY = (
+    ("average_margin", "average margin", "{:.2%}"),
+    ("peak_to_trough", "peak to trough within a year", "{:.1f}"),
+    ("largest_daily_rise", "largest rise within a day", "{:.2f}"),
+    ("mean_breach_excess", "mean excess of a breach", "{:.2%}"),
+)
+KNOWN_FAILURES = """
+### Known failures
+- **A volatility model cannot margin a cascade that nothing announced.** The liquidations of 10 October 2025 lie behind
+  every row above; a forecast of this kind follows such a move, it does not precede it. The policy's stressed floor and
+  breaker are there for that: leave them on.
+- **Young coins.** A market with a few months of history has no slow volatility of its own, and rich models carry over
+  worse at 24 h than at 1 h. Blend towards slow volatility, or ask for an add-on, in the first months.
+- **Early warning is a hint.** Most alarms are false (precision above); it is for watching, not for closing positions.
+- **Fast margin is procyclical**: see peak to trough. Take maintenance from the slow forecast, as the policy does.
+"""
+
+
+def evaluation_section(evaluation: Mapping[str, Any]) -> str:
+    """Markdown of the section.
+
+    Parameters
+    ----------
+    evaluation : evaluate JSON; ``folds`` in it gives the fold table.
+
+    Raises
+    ------
+    DataError : it is no evaluation, or in sample.
+    """
+    lacking = [name for name in ("start", "end", "rows", "in_sample", "metrics") if name not in evaluation]
+    if lacking:
+        raise DataError(f"the evaluation lacks {', '.join(lacking)}", fix="pass what 'riskml evaluate' wrote")
+    if evaluation["in_sample"]:
+        raise DataError(
+            "the evaluation has rows that its bundles have seen, so a card cannot print it",
+            fix="evaluate later data, or the folds with --walk-forward",
+        )
+    rows = [row for row in evaluation["metrics"] if row["value"] is not None]
+    lines = [
+        "## Out of sample",
+        "",
+        f"The same recipe, refitted fold by fold and tested after its data: {evaluation['start'][:10]} to "
+        f"{evaluation['end'][:10]}, {evaluation['rows']:,} rows, every model on identical rows. Ratios are to a "
+        "debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss).",
+        "",
+        *_fold_table(evaluation),
+        "",
+        *_warning_lines(rows),
+    ]
+    horizons = list(dict.fromkeys(row["horizon"] for row in rows if row["metric"] == "qlike"))
+    for metric, words, side, shape in PER_MARKET:
+        for horizon in horizons:
+            table = _market_table(rows, (metric, horizon, side), shape)
+            if table:
+                lines += ["", f"### {words[0].upper()}{words[1:]}, {horizon}", "", *table]
+    lines += ["", "### Procyclicality of the 99.5 % margin (median over markets)", "", *_procyclicality(rows)]
+    return "\n".join(lines) + "\n" + KNOWN_FAILURES
+
+
+def _fold_table(evaluation: Mapping[str, Any]) -> list[str]:
+    parts = [(f"from {part['start'][:10]}", part["metrics"]) for part in evaluation.get("folds", ())]
+    parts.append(("all folds", evaluation["metrics"]))
+    columns = (
+        ("qlike_ratio", "both", "QLIKE ratio", "{:.3f}"),
+        ("log_loss_ratio", "both", "log-loss ratio", "{:.3f}"),
+        ("breach_rate", "down", "breaches, long", "{:.2%}"),
+        ("breach_rate", "up", "breaches, short", "{:.2%}"),
+    )
+    head = ["test part", *(f"{words} 1 / 8 / 24 h" for _, _, words, _ in columns)]
+    body = []
+    for name, metrics in parts:
+        cells = [name]
+        for metric, side, _, shape in columns:
+            values = [
+                row["value"]
+                for row in metrics
+                if (row["metric"], row["side"], row["market"], row["model"]) == (metric, side, ALL, MODEL)
+            ]
+            cells.append(" / ".join("-" if value is None else shape.format(value) for value in values))
+        body.append(cells)
+    return _table(head, body)
+
+
+def _warning_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = {
+        row["metric"]: row
+        for row in rows
+        if row["metric"].startswith("early_warning_") and row["model"] == MODEL
+    }
+    if "early_warning_recall" not in found:
+        return []
+    value = {name: row["value"] for name, row in found.items()}
+    recall = found["early_warning_recall"]
+    return [
+        f"Early warning of a fall within 24 h: recall {value['early_warning_recall']:.2f} of {recall['n']} onsets "
+        f"(best one-line detector, {recall['baseline_model']}: {recall['baseline']:.2f}) at "
+        f"{value['early_warning_false_per_week']:.2f} false alarms per market-week; precision "
+        f"{value['early_warning_precision']:.1%}, median lead {value['early_warning_lead_minutes']:.0f} minutes."
+    ]
+
+
+def _market_table(rows: Iterable[Mapping[str, Any]], key: tuple[str, str, str], shape: str) -> list[str]:
+    """Markets down, models across; empty where the metric was not measured."""
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if (row["metric"], row["horizon"], row["side"]) == key:
+            values.setdefault(row["market"], {})[row["model"]] = row["value"]
+    models = list(dict.fromkeys(model for found in values.values() for model in found))
+    if not models:
+        return []
+    body = [
+        [market, *(shape.format(found[model]) if model in found else "-" for model in models)]
+        for market, found in values.items()
+    ]
+    return _table(["market", *models], body)
+
+
+def _procyclicality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    body = []
+    for metric, words, shape in PROCYCLICALITY:
+        found: dict[tuple[str, str], dict[str, float]] = {}
+        for row in rows:
+            if row["metric"] == metric and row["market"] == ALL:
+                found.setdefault((row["horizon"], row["side"]), {})[row["model"]] = row["value"]
+        for (horizon, side), values in found.items():
+            ours = values.pop(MODEL, None)
+            others = ", ".join(f"{name} {shape.format(value)}" for name, value in values.items())
+            body.append([words, horizon, side, "-" if ours is None else shape.format(ours), others])
+    return _table(["measure", "horizon", "side", "riskml", "yardsticks"], body)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * len(head)
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
