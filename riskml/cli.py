@@ -196,9 +196,7 @@ def _add_model_verbs(verbs: _Verbs[_Parser]) -> None:
     )
     export.add_argument("run_dir", metavar="RUN")
     export.add_argument("--out", metavar="BUNDLE", required=True)
-    export.add_argument(
-        "--evaluation", metavar="FILE", help="of the recipe's folds, printed in the model card"
-    )
+    export.add_argument("--evaluation", metavar="FILE", help="of the recipe's folds, for the model card")
     evaluate = _verb(
         verbs,
         "evaluate",
@@ -359,7 +357,7 @@ def _add_release_verbs(verbs: _Verbs[_Parser]) -> None:
     promote.add_argument(
         "--fold",
         metavar="BUNDLE",
-        help="RUN refits this fold's recipe to later data; the evaluation is the fold's",
+        help="RUN refits this fold to later data; the evaluation is the fold's",
     )
     promote.add_argument("--models", metavar="DIR", default="models", help="releases (default models)")
     promote.add_argument("--name", help="name of the release (default perp-<interval>-<version>)")

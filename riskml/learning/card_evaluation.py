@@ -27,13 +27,13 @@ PROCYCLICALITY = (
 )
 KNOWN_FAILURES = """
 ### Known failures
-- **A volatility model cannot margin a cascade that nothing announced.** The liquidations of 10 October 2025 lie behind
-  every row above; a forecast of this kind follows such a move, it does not precede it. The policy's stressed floor and
-  breaker are there for that: leave them on.
-- **Young coins.** A market with a few months of history has no slow volatility of its own, and rich models carry over
-  worse at 24 h than at 1 h. Blend towards slow volatility, or ask for an add-on, in the first months.
-- **Early warning is a hint.** Most alarms are false (precision above); it is for watching, not for closing positions.
-- **Fast margin is procyclical**: see peak to trough. Take maintenance from the slow forecast, as the policy does.
+- **A volatility model cannot margin a cascade that nothing announced.** The liquidations of 10 October 2025
+  lie behind every row above; a forecast of this kind follows such a move, it does not precede it. The policy's
+  stressed floor and breaker are there for that: leave them on.
+- **Young coins.** A market with a few months of history has no slow volatility of its own, and rich models
+  carry over worse at 24 h than at 1 h. Blend towards slow volatility, or ask for an add-on, in the first months.
+- **Early warning is a hint.** Most alarms are false (precision above): watch, do not close positions by it.
+- **Fast margin is procyclical**: see peak to trough. Maintenance comes from the slow forecast in the policy.
 """
 
 
@@ -61,8 +61,8 @@ def evaluation_section(evaluation: Mapping[str, Any]) -> str:
         "## Out of sample",
         "",
         f"The same recipe, refitted fold by fold and tested after its data: {evaluation['start'][:10]} to "
-        f"{evaluation['end'][:10]}, {evaluation['rows']:,} rows, every model on identical rows. Ratios are to a "
-        "debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss).",
+        f"{evaluation['end'][:10]}, {evaluation['rows']:,} rows, every model on identical rows. Ratios are to "
+        "a debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss).",
         "",
         *_fold_table(evaluation),
         "",
@@ -113,10 +113,10 @@ def _warning_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     value = {name: row["value"] for name, row in found.items()}
     recall = found["early_warning_recall"]
     return [
-        f"Early warning of a fall within 24 h: recall {value['early_warning_recall']:.2f} of {recall['n']} onsets "
-        f"(best one-line detector, {recall['baseline_model']}: {recall['baseline']:.2f}) at "
+        f"Early warning of a fall within 24 h: recall {value['early_warning_recall']:.2f} of {recall['n']} "
+        f"onsets (best one-line detector, {recall['baseline_model']}: {recall['baseline']:.2f}) at "
         f"{value['early_warning_false_per_week']:.2f} false alarms per market-week; precision "
-        f"{value['early_warning_precision']:.1%}, median lead {value['early_warning_lead_minutes']:.0f} minutes."
+        f"{value['early_warning_precision']:.1%}, lead {value['early_warning_lead_minutes']:.0f} min (median)."
     ]
 
 

@@ -217,8 +217,8 @@ def current_release(models: Path) -> tuple[Path, dict[str, Any]] | None:
 def refit_problems(refit: Manifest, judged: Manifest) -> list[Problem]:
     """Why a bundle may not be judged by an earlier fold of itself; empty = it may.
 
-    A release is fitted to all data that there are, so no row is left that could judge it. What is judged is the
-    newest fold of the same frozen recipe; the refit differs from it by its later data alone.
+    A release is fitted to all data that there are, so no row is left that could judge it. What is judged is
+    the newest fold of the same frozen recipe; the refit differs from it by its later data alone.
     """
     differing = [name for name in SHARED if getattr(refit, name) != getattr(judged, name)]
     problems = []
