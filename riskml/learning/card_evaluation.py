@@ -28,10 +28,10 @@ PROCYCLICALITY = (
 KNOWN_FAILURES = """
 ### Known failures
 - **A volatility model cannot margin a cascade that nothing announced.** The liquidations of 10 October 2025
-  lie behind every row above; a forecast of this kind follows such a move, it does not precede it. The policy's
-  stressed floor and breaker are there for that: leave them on.
+  lie behind every row above; a forecast of this kind follows such a move, it does not precede it. The
+  policy's stressed floor and breaker are there for that: leave them on.
 - **Young coins.** A market with a few months of history has no slow volatility of its own, and rich models
-  carry over worse at 24 h than at 1 h. Blend towards slow volatility, or ask for an add-on, in the first months.
+  carry over worse at 24 h than at 1 h. Blend towards slow volatility, or ask for an add-on, at first.
 - **Early warning is a hint.** Most alarms are false (precision above): watch, do not close positions by it.
 - **Fast margin is procyclical**: see peak to trough. Maintenance comes from the slow forecast in the policy.
 """
@@ -61,8 +61,8 @@ def evaluation_section(evaluation: Mapping[str, Any]) -> str:
         "## Out of sample",
         "",
         f"The same recipe, refitted fold by fold and tested after its data: {evaluation['start'][:10]} to "
-        f"{evaluation['end'][:10]}, {evaluation['rows']:,} rows, every model on identical rows. Ratios are to "
-        "a debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss).",
+        f"{evaluation['end'][:10]}, {evaluation['rows']:,} rows, every model on identical rows. Ratios are "
+        "to a debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss).",
         "",
         *_fold_table(evaluation),
         "",
@@ -115,8 +115,9 @@ def _warning_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"Early warning of a fall within 24 h: recall {value['early_warning_recall']:.2f} of {recall['n']} "
         f"onsets (best one-line detector, {recall['baseline_model']}: {recall['baseline']:.2f}) at "
-        f"{value['early_warning_false_per_week']:.2f} false alarms per market-week; precision "
-        f"{value['early_warning_precision']:.1%}, lead {value['early_warning_lead_minutes']:.0f} min (median)."
+        f"{value['early_warning_false_per_week']:.2f} false alarms per market-week; "
+        f"precision {value['early_warning_precision']:.1%}, "
+        f"lead {value['early_warning_lead_minutes']:.0f} min (median)."
     ]
 
 

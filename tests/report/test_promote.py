@@ -173,6 +173,46 @@ def test_a_released_name_is_never_given_to_another_bundle(tmp_path: Path) -> Non
         release(tmp_path / "two", evaluation(second.bundle_id, 0.4, 0.1), models, "same")
 
 
+def test_a_refit_is_released_by_the_fold_that_was_judged(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    fold = write_bundle(tmp_path / "fold", CONTENTS, manifest(data_end="2025-01-01T00:00:00Z"))
+    later = {**CONTENTS, "CARD.md": b"# refit\n"}
+    refit = write_bundle(tmp_path / "refit", later, manifest(data_end="2025-10-01T00:00:00Z"))
+    judged = evaluation(fold.bundle_id, 0.5, 0.1)
+    with pytest.raises(DataError, match="evaluation is of bundle"):
+        release(tmp_path / "refit", judged, models, "new")
+    target = release(tmp_path / "refit", judged, models, "new", judged=tmp_path / "fold")
+    assert verify_bundle(target).bundle_id == refit.bundle_id
+    found = current_release(models)
+    assert found is not None
+    assert found[1]["refit"] == {
+        "bundle_id": refit.bundle_id,
+        "data_end": "2025-10-01T00:00:00Z",
+        "judged_data_end": "2025-01-01T00:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"data_end": "2025-01-01T00:00:00Z"}, "not-later"),
+        ({"data_end": "2025-10-01T00:00:00Z", "seed": 99}, "not-a-refit"),
+        ({"data_end": "2025-10-01T00:00:00Z", "recipe": {"name": "other"}}, "not-a-refit"),
+    ],
+)
+def test_what_is_no_refit_is_refused_with_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], code: str
+) -> None:
+    models, run = tmp_path / "models", tmp_path / "run"
+    fold = write_bundle(tmp_path / "fold", CONTENTS, manifest(data_end="2025-01-01T00:00:00Z"))
+    write_bundle(run / "bundle", {**CONTENTS, "CARD.md": b"# refit\n"}, manifest(**changes))
+    (run / "evaluation.json").write_text(json.dumps(evaluation(fold.bundle_id, 0.5, 0.1)))
+    arguments = ["promote", str(run), "--models", str(models), "--fold", str(tmp_path / "fold"), "--json"]
+    assert cli.main(arguments) == 3
+    assert [item["code"] for item in json.loads(capsys.readouterr().out)["problems"]] == [code]
+    assert not models.exists()
+
+
 def test_promote_refuses_with_exit_code_3_and_leaves_the_release(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,72 @@
+"""The out-of-sample part of a model card says what the evaluation says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from riskml.errors import DataError
+from riskml.learning.card_evaluation import evaluation_section
+
+
+def row(metric: str, model: str, value: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "metric": metric, "model": model, "horizon": "1h", "market": "all", "side": "both", "value": value,
+        "baseline": None, "baseline_model": "", "n": 100, **more,
+    }  # fmt: skip
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    metrics = [
+        row("qlike", "riskml", 0.5, market="BTC"),
+        row("qlike", "log_har", 0.625, market="BTC"),
+        row("qlike", "garch_t", None, market="BTC"),
+        row("qlike_ratio", "riskml", 0.8),
+        row("log_loss_ratio", "riskml", 0.9),
+        row("breach_rate", "riskml", 0.005, side="down"),
+        row("breach_rate", "riskml", 0.004, side="up"),
+        row("peak_to_trough", "riskml", 31.0, side="down"),
+        row("peak_to_trough", "fhs_slow", 6.0, side="down"),
+    ]
+    fold = {"start": "2024-01-02T00:00:00Z", "metrics": [row("qlike_ratio", "riskml", 0.777)]}
+    return {
+        "start": "2024-01-01", "end": "2025-01-01", "rows": 12345, "in_sample": False,
+        "metrics": metrics, "folds": [fold], **changes,
+    }  # fmt: skip
+
+
+def test_the_fold_table_every_market_and_the_yardsticks_are_printed() -> None:
+    text = evaluation_section(evaluation())
+    assert "| from 2024-01-02 | 0.777 | " in text
+    assert "| all folds | 0.800 | 0.900 | 0.50% | 0.40% |" in text
+    assert "| market | riskml | log_har |" in text  # a model without a value has no column
+    assert "| BTC | 0.5000 | 0.6250 |" in text
+    assert "| peak to trough within a year | 1h | down | 31.0 | fhs_slow 6.0 |" in text
+    assert "12,345 rows" in text
+    assert "10 October 2025" in text
+    assert "Early warning of a fall" not in text  # it was not measured
+
+
+def test_early_warning_is_named_with_the_best_detector() -> None:
+    record = evaluation()
+    values = {"recall": 0.6, "false_per_week": 0.97, "precision": 0.081, "lead_minutes": 420.0}
+    for name, value in values.items():
+        more = {"side": "down", "baseline": 0.45, "baseline_model": "drop_1h_sigmas", "n": 321}
+        record["metrics"].append(row(f"early_warning_{name}", "riskml", value, **more))
+    text = evaluation_section(record)
+    assert "recall 0.60 of 321 onsets (best one-line detector, drop_1h_sigmas: 0.45) at 0.97 false" in text
+    assert "precision 8.1%, lead 420 min" in text
+
+
+def test_what_was_seen_in_training_is_not_printed() -> None:
+    with pytest.raises(DataError, match="have seen"):
+        evaluation_section(evaluation(in_sample=True))
+
+
+@pytest.mark.parametrize("name", ["metrics", "rows", "in_sample"])
+def test_a_file_that_is_no_evaluation_is_refused(name: str) -> None:
+    record = evaluation()
+    del record[name]
+    with pytest.raises(DataError, match=f"lacks {name}"):
+        evaluation_section(record)
