@@ -44,14 +44,26 @@ HEADLINE = (
 
 
 def headline(metrics: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """Value and baseline of the pooled measures, by ``metric horizon market side``."""
+    """Value, baseline and count of the pooled measures, by ``metric horizon market side``."""
     return {
         " ".join((row["metric"], row["horizon"], row["market"], row["side"])): [
-            None if row[name] is None else round(row[name], 5) for name in ("value", "baseline")
+            *(None if row[name] is None else round(row[name], 5) for name in ("value", "baseline")),
+            row["n"],
         ]
         for row in metrics
         if row["model"] == "riskml"
         and ((row["metric"] in HEADLINE and row["market"] == "all") or row["metric"].startswith("portfolio_"))
+    }
+
+
+def by_model(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """QLIKE ratio and log-loss of every model, by ``metric model horizon``."""
+    return {
+        " ".join((row["metric"], row["model"], row["horizon"])): round(row["value"], 5)
+        for row in metrics
+        if row["metric"] in ("qlike_ratio", "log_loss")
+        and row["market"] == "all"
+        and row["value"] is not None
     }
 
 
@@ -137,6 +149,7 @@ def main(arguments: list[str]) -> int:
         "rows": report["rows"],
         "in_sample": report["in_sample"],
         "pooled": headline(report["metrics"]),
+        "models": by_model(report["metrics"]),
         "worst_market": worst_markets(report["metrics"]),
         "folds": {
             fold.data_end[:4]: headline(part["metrics"])

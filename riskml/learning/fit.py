@@ -159,7 +159,8 @@ def fit_run(
     _say(progress, chosen, "calibrating")
     calibration, forecast = _calibrate(job, expert)
     metrics, fallback = _measure(job, start, fitted[0], calibration, forecast)
-    record = _record(job, calibration, forecast, metrics) | {"fallback": fallback}
+    joint = _loadings(job, forecast) if job.net.loading_head is not None else {}
+    record = _record(job, calibration, forecast, metrics) | {"fallback": fallback, "loadings": joint}
     record["member_epochs"] = [member.epoch for member in fitted]
     if expert is not None:
         record["expert_sha256"] = write_expert(folder / EXPERT_FILE, expert.expert)
@@ -292,6 +293,24 @@ def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
     )
     job.net.expert_weight.fill_(WEIGHT)
     return fitted
+
+
+def _loadings(job: _Job, forecast: DenseForecast) -> dict[str, Any]:
+    """Fit the loadings to the returns of the bars after the fit part's rows; what came of it."""
+    from riskml.learning.joint import fit_loadings
+
+    close = job.cut(job.data.close)
+    returns = np.full(close.shape, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        returns[1:] = np.diff(np.log(close), axis=0)
+    features = job.panel.features.transpose(0, 1).numpy()
+    names = job.data.feature_names
+    found = fit_loadings(features, names, forecast.sigma, returns, job.rows("fit"), job.recipe.seed)
+    job.net.loading_head = found.head
+    return {
+        "kept": found.kept,
+        "held_back_log_likelihood": [found.held_back_before, found.held_back_after],
+    }
 
 
 def _say(progress: ProgressFn | None, recipe: Recipe, message: str) -> None:

@@ -20,6 +20,8 @@ from riskml.tables.parts import CALIBRATE_FRACTION, FIT_FRACTION
 
 ENCODERS = ("tcn", "gru", "patch", "none")
 """Sequence parts that ``riskml.learning.networks.encoders`` offers."""
+LOADINGS = ("features", "fitted")
+"""Where factor loadings come from."""
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
 _SEQUENCE = ("log_parkinson_1h", "return_1h", "market_return_24h", "taker_imbalance_24h", "funding_rate_8h")
 _FEATURES = (
@@ -84,6 +86,9 @@ class NetworkSpec:
     min_coverage: float = 0.25
     """Share of the train rows that a feature has to be known on; one seen less is never read. What is learnt
     of an episode does not hold after it, and of a source that begins later nothing was learnt at all."""
+    loadings: str = "features"
+    """Factor loadings of books: ``features`` as the correlation features say, or ``fitted`` to the joint
+    likelihood of next-bar returns where that holds on rows that the fit did not see."""
     sequence_level: str = "log_har_7d"
     """Subtracted from log variances in the sequence part, which then sees shape, not level."""
 
@@ -302,6 +307,10 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
         ),
         (bool(network.har_features), "[network] har_features must not be empty"),
         (0 <= network.min_coverage < 1, "[network] min_coverage has to lie in [0, 1)"),
+        (
+            network.loadings in LOADINGS,
+            f"[network] loadings has to be one of {', '.join(LOADINGS)}, found '{network.loadings}'",
+        ),
         (
             min(training.epochs, training.patience, training.chunk_bars, training.batch_chunks) >= 1,
             "[training] epochs, patience, chunk_bars and batch_chunks have to be at least 1",

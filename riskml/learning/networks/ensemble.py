@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from riskml.errors import DataError
+from riskml.learning.networks.loadings import LoadingHead
 from riskml.learning.networks.market import (
     LARGE,
     MAX_HAZARD,
@@ -48,6 +49,8 @@ class EnsembleNet(nn.Module):
         self.members = nn.ModuleList(members)
         self.has_expert, self.has_stress_trees = has_expert, has_stress_trees
         self.spec, self.roles, self.n_horizons = first.spec, first.roles, first.n_horizons
+        fitted = self.spec.loadings == "fitted"
+        self.loading_head = LoadingHead(self.roles.names) if fitted else None
         self.receptive_field = first.receptive_field
         self.register_buffer("expert_weight", torch.zeros(first.n_horizons))
         self.register_buffer("log_scale", torch.zeros(first.n_horizons, 2))
@@ -106,7 +109,8 @@ class EnsembleNet(nn.Module):
         law = self.law(window, mask, market_mask.unsqueeze(0), added)
         sigma = torch.exp(law.log_sigma[0, :, -1] + self.log_scale)
         variance = torch.exp(law.log_variance[0, :, -1])
-        loadings = self.first.loadings(features[:, -1], feature_mask[:, -1])
+        head = self.first.loadings if self.loading_head is None else self.loading_head
+        loadings = head(features[:, -1], feature_mask[:, -1])
         return sigma, law.nu[0, :, -1], variance, onset_probability(law.hazard[0, :, -1]), loadings
 
     def law(

@@ -1,0 +1,219 @@
+"""What was aimed at beside what was reached, from the newest recorded runs.
+
+    python training/targets.py
+
+Reads the last line of ``training/results/folds.jsonl`` (``evaluate_folds.py --groups --baselines full``) and the last
+ablation of the sequence part; prints the table, with ``--write`` also into ``training/results/TARGETS.md``. A test
+holds the file to the lines, so it cannot say what they do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+TABLE = RESULTS / "TARGETS.md"
+HORIZONS = ("1h", "8h", "24h")
+SIDES = (("down", "long"), ("up", "short"))
+KINDS = ("long", "short", "mixed")
+Line = Mapping[str, Any]
+Row = tuple[str, str, str, bool]
+"""Measure, target, figures, whether it is met."""
+_AT_MOST: Callable[[Any, Any], bool] = operator.le
+_AT_LEAST: Callable[[Any, Any], bool] = operator.ge
+
+
+def newest(file: Path, contains: str = "") -> dict[str, Any]:
+    """The last line of a JSON-lines file, of those that contain a text."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if contains in line]
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
+
+
+def horizons(
+    name: str,
+    part: Line,
+    key: str,
+    targets: tuple[float, ...],
+    holds: Callable[[Any, Any], bool],
+    shape: str,
+) -> Row:
+    """A measure with one target per horizon; ``{}`` in the key stands for the horizon."""
+    values = [part[key.format(horizon)][0] for horizon in HORIZONS]
+    sign = "at most" if holds is _AT_MOST else "at least"
+    met = all(holds(value, target) for value, target in zip(values, targets, strict=True))
+    return (
+        name,
+        f"{sign} {' / '.join(shape.format(target) for target in dict.fromkeys(targets))}",
+        " / ".join(shape.format(value) for value in values),
+        met,
+    )
+
+
+def size_rows(line: Line) -> Iterator[Row]:
+    """QLIKE against the debiased log-HAR."""
+    aims = {"2022": (0.92, 0.87, 0.88), "2023": (0.92, 0.87, 0.88)}
+    for fold, part in line["folds"].items():
+        targets = aims.get(fold, (0.86, 0.80, 0.81))
+        yield horizons(f"QLIKE ratio, {fold}", part, "qlike_ratio {} all both", targets, _AT_MOST, "{:.3f}")
+    worst = line["worst_market"]
+    figures = " / ".join(f"{worst[horizon][0]} {worst[horizon][1]:.3f}" for horizon in HORIZONS)
+    met = all(worst[horizon][1] <= 1.02 for horizon in HORIZONS)
+    yield "worst market outside crash weeks, pooled", "at most 1.02", figures, met
+    share = "diebold_mariano_share {} all both"
+    yield horizons("Diebold-Mariano p < .05, pooled", line["pooled"], share, (0.8,) * 3, _AT_LEAST, "{:.0%}")
+    models = line["models"]
+    if "qlike_ratio boosting 1h" in models:
+        pairs = [
+            (models[f"qlike_ratio riskml {horizon}"], models[f"qlike_ratio boosting {horizon}"])
+            for horizon in HORIZONS
+        ]
+        figures = " / ".join(f"{ours:.3f} ({theirs:.3f})" for ours, theirs in pairs)
+        met = all(ours <= theirs for ours, theirs in pairs)
+        yield "QLIKE ratio, pooled (boosting on all features)", "not above boosting", figures, met
+
+
+def probability_rows(line: Line) -> Iterator[Row]:
+    """Liquidation at a random distance, pooled."""
+    part = line["pooled"]
+    loss = "log_loss_ratio {} all both"
+    yield horizons("log-loss ratio to logit(z)", part, loss, (0.905, 0.945, 0.955), _AT_MOST, "{:.3f}")
+    yield horizons("calibration error", part, "ece {} all both", (0.0015, 0.004, 0.007), _AT_MOST, "{:.4f}")
+    yield horizons("AUC", part, "auc {} all both", (0.949, 0.917, 0.906), _AT_LEAST, "{:.3f}")
+    slopes = [part[f"slope {horizon} all both"][0] for horizon in HORIZONS]
+    figures = " / ".join(f"{value:.3f}" for value in slopes)
+    yield "calibration slope", ".95 to 1.05", figures, all(0.95 <= value <= 1.05 for value in slopes)
+
+
+def coverage_rows(line: Line) -> Iterator[Row]:
+    """The 99.5 % requirement, pooled."""
+    part = line["pooled"]
+    for side, word in SIDES:
+        rates = [part[f"breach_rate {horizon} all {side}"][0] for horizon in HORIZONS]
+        figures = " / ".join(f"{value:.2%}" for value in rates)
+        yield f"breaches, {word}", ".35 to .65 %", figures, all(0.0035 <= v <= 0.0065 for v in rates)
+    for horizon in ("1h", "8h"):
+        shares = [part[f"kupiec_share {horizon} all {side}"][0] for side, _ in SIDES]
+        figures = " / ".join(f"{value:.0%}" for value in shares)
+        yield f"Kupiec p > .05 at {horizon}, long / short", "at least 90 %", figures, min(shares) >= 0.9
+    shares = [
+        part[f"christoffersen_share {horizon} all {side}"][0] for horizon in HORIZONS for side, _ in SIDES
+    ]
+    mean = sum(shares) / len(shares)
+    yield "independence p > .05, of market-sides", "at least 95 %", f"{mean:.0%}", mean >= 0.95
+    for side, word in SIDES:
+        key = f"breach_rate_top_decile {{}} all {side}"
+        yield horizons(f"breaches in the top decile, {word}", part, key, (0.01,) * 3, _AT_MOST, "{:.2%}")
+    red = {h: max(part[f"rolling_red_share {h} all {side}"][0] for side, _ in SIDES) for h in HORIZONS}
+    figures = " / ".join(f"{value:.1%}" for value in red.values())
+    yield "rolling 250 days in the red zone, share of windows", "none", figures, not any(red.values())
+
+
+def group_rows(line: Line) -> Iterator[Row]:
+    """Markets that no fit saw."""
+    unseen, fitted = line["groups"]["no fit saw them"], line["groups"]["fitted, same folds"]
+    key = "log_loss_ratio {} all both"
+    kept = [
+        (1.0 - unseen[key.format(horizon)][0]) / (1.0 - fitted[key.format(horizon)][0])
+        for horizon in HORIZONS
+    ]
+    figures = " / ".join(f"{value:.0%}" for value in kept)
+    yield "gain in log-loss kept on markets that no fit saw", "at least 67 %", figures, min(kept) >= 2 / 3
+    for side, word in SIDES:
+        key = f"breach_rate {{}} all {side}"
+        yield horizons(f"breaches there, {word}", unseen, key, (0.008,) * 3, _AT_MOST, "{:.2%}")
+
+
+def warning_rows(line: Line) -> Iterator[Row]:
+    """Early warning: the long markets, and every market."""
+    for name, part in (("long markets", line["pooled"]), ("every market", line["groups"]["every market"])):
+        value = {
+            key: part[f"early_warning_{key} 24h all down"]
+            for key in ("recall", "false_per_week", "lead_minutes", "precision", "gain")
+        }
+        n = value["recall"][2]
+        yield f"early warning, {name}: onsets", "at least 400", str(n), n >= 400
+        yield f"{name}: recall", "at least .65", f"{value['recall'][0]:.3f}", value["recall"][0] >= 0.65
+        weekly = value["false_per_week"][0]
+        yield f"{name}: false alarms a market-week", "at most 1", f"{weekly:.2f}", weekly <= 1.0
+        lead = value["lead_minutes"][0]
+        yield f"{name}: median lead, minutes", "at least 60", f"{lead:.0f}", lead >= 60
+        gain = value["gain"][0]
+        yield f"{name}: recall above the best one-line detector", "at least .15", f"{gain:.3f}", gain >= 0.15
+        yield f"{name}: precision", "published", f"{value['precision'][0]:.1%}", True
+
+
+def book_rows(line: Line) -> Iterator[Row]:
+    """Books of 2 to 8 legs under the default policy."""
+    part = line["pooled"]
+    for metric, word in (("portfolio_breach_closes", "by closes"), ("portfolio_breach", "upper bound")):
+        for kind in KINDS:
+            key = f"{metric} {{}} {kind} policy"
+            yield horizons(f"breaches of books, {kind}, {word}", part, key, (0.005,) * 3, _AT_MOST, "{:.2%}")
+    key = "portfolio_saving {} mixed policy"
+    yield horizons("mixed books below gross", part, key, (0.30,) * 3, _AT_LEAST, "{:.0%}")
+
+
+def sequence_rows(line: Line) -> Iterator[Row]:
+    """The sequence part on finer bars."""
+    for row in line["rows"]:
+        same = (row["variant"], row["reference"]) == ("finer, sequence", "finer, last bar")
+        if same and row["measure"] == "log_loss" and row["horizon"] == "1h":
+            figures = f"{row['ratio']:.4f} ({row['low']:.4f} to {row['high']:.4f})"
+            yield (
+                "log-loss with the sequence part over without, 1h",
+                "at most .99",
+                figures,
+                row["ratio"] <= 0.99,
+            )
+
+
+def render(folds: Line, sequence: Line) -> str:
+    """The table as Markdown."""
+    sections: tuple[Iterator[Row], ...] = (
+        size_rows(folds), probability_rows(folds), sequence_rows(sequence), coverage_rows(folds),
+        group_rows(folds), warning_rows(folds), book_rows(folds),
+    )  # fmt: skip
+    body = [row for section in sections for row in section]
+    met = sum(row[3] for row in body)
+    return "\n".join(
+        [
+            "# Targets and figures",
+            "",
+            f"Made by `python training/targets.py --write` from `folds.jsonl` ({folds['date']}, {folds['machine']}) and "
+            f"`ablation.jsonl` ({sequence['date']}). Figures are at 1 / 8 / 24 h where there are three. "
+            f"{met} of {len(body)} are met.",
+            "",
+            "| measure | target | figure | |",
+            "|---|---|---|---|",
+            *(
+                f"| {name} | {target} | {figure} | {'met' if ok else '**missed**'} |"
+                for name, target, figure, ok in body
+            ),
+            "",
+        ]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Print or write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}")
+    options = parser.parse_args(arguments)
+    text = render(
+        newest(RESULTS / "folds.jsonl", '"groups"'), newest(RESULTS / "ablation.jsonl", "ablate.py sequence")
+    )
+    if options.write:
+        TABLE.write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
