@@ -2,9 +2,9 @@
 
     python training/targets.py
 
-Reads the last line of ``training/results/folds.jsonl`` (``evaluate_folds.py --groups --baselines full``) and the last
-ablation of the sequence part; prints the table, with ``--write`` also into ``training/results/TARGETS.md``. A test
-holds the file to the lines, so it cannot say what they do not.
+Reads the last line of ``training/results/folds.jsonl`` (``evaluate_folds.py --groups --baselines full``) and
+the last ablation of the sequence part; prints the table, with ``--write`` also into
+``training/results/TARGETS.md``. A test holds the file to the lines, so it cannot say what they do not.
 """
 
 from __future__ import annotations
@@ -186,9 +186,9 @@ def render(folds: Line, sequence: Line) -> str:
         [
             "# Targets and figures",
             "",
-            f"Made by `python training/targets.py --write` from `folds.jsonl` ({folds['date']}, {folds['machine']}) and "
-            f"`ablation.jsonl` ({sequence['date']}). Figures are at 1 / 8 / 24 h where there are three. "
-            f"{met} of {len(body)} are met.",
+            f"Made by `python training/targets.py --write` from `folds.jsonl` ({folds['date']}, "
+            f"{folds['machine']}) and `ablation.jsonl` ({sequence['date']}). Figures are at 1 / 8 / 24 h "
+            f"where there are three. {met} of {len(body)} are met.",
             "",
             "| measure | target | figure | |",
             "|---|---|---|---|",
@@ -206,9 +206,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}")
     options = parser.parse_args(arguments)
-    text = render(
-        newest(RESULTS / "folds.jsonl", '"groups"'), newest(RESULTS / "ablation.jsonl", "ablate.py sequence")
-    )
+    sequence = newest(RESULTS / "ablation.jsonl", "ablate.py sequence")
+    text = render(newest(RESULTS / "folds.jsonl", '"groups"'), sequence)
     if options.write:
         TABLE.write_text(text, encoding="utf-8")
     print(text, end="")

@@ -17,7 +17,7 @@ from riskml.learning.windows import make_panel
 from riskml.scoring.session import MarketOutput
 from riskml.scoring.stream import GraphStream
 
-SPEC = NetworkSpec(channels=6, hidden=8)
+SPECS = (NetworkSpec(channels=6, hidden=8), NetworkSpec(hidden=8, encoder="none", n_bars=1))
 N_BARS = 260
 HOLES = {0: [100, 101, 150, 230], 1: [*range(120, 140), 229]}
 """Missing bars per market: single ones, a few in a row, and an outage longer than a window of 8 h."""
@@ -35,11 +35,12 @@ class NetworkInPlaceOfTheGraph:
         return MarketOutput(*(output.double().numpy() for output in outputs))
 
 
-@pytest.fixture(scope="module")
-def net(toy: Any) -> MarketNet:
-    """A network away from its starting point, where every input counts."""
+@pytest.fixture(scope="module", params=SPECS, ids=lambda spec: spec.encoder)
+def net(toy: Any, request: pytest.FixtureRequest) -> MarketNet:
+    """A network away from its starting point, where every input counts; with a sequence part and without."""
     torch.manual_seed(4)
-    net = MarketNet(SPEC, FeatureRoles.of(toy.feature_names, SPEC, {}), 3).eval()
+    spec: NetworkSpec = request.param
+    net = MarketNet(spec, FeatureRoles.of(toy.feature_names, spec, {}), 3).eval()
     known = toy.features[:N_BARS].reshape(-1, len(toy.feature_names))
     with torch.no_grad():
         net.mean.copy_(torch.from_numpy(np.nanmean(known, axis=0)))
@@ -63,7 +64,7 @@ def streamed(net: MarketNet, data: Any, markets: list[int], own: list[str]) -> t
     """Sigma and stress bar by bar as a scorer runs the graph, [n_bars, n_markets, ...]."""
     names = list(data.feature_names)
     manifest = SimpleNamespace(
-        n_bars=SPEC.n_bars, markets=own, features=[{"name": name} for name in names], feature_bounds={}
+        n_bars=net.spec.n_bars, markets=own, features=[{"name": name} for name in names], feature_bounds={}
     )
     bundle: Any = SimpleNamespace(manifest=manifest, features=names, market=NetworkInPlaceOfTheGraph(net))
     stream = GraphStream(bundle, [data.markets[place].symbol for place in markets])
@@ -76,7 +77,7 @@ def test_a_missing_bar_is_the_same_slot_in_training_and_in_the_scorer(net: Marke
     panel = make_panel(holed, [0, 1], net.roles.har, N_BARS)
     dense = forecast_panel(net, panel)
     sigma, stress = streamed(net, holed, [0, 1], ["BTC", "ETH"])
-    full = slice(SPEC.n_bars, None)
+    full = slice(net.spec.n_bars, None)
     present = np.isfinite(holed.close[full, :2])
     assert (~present).sum() == sum(len(bars) for bars in HOLES.values())
     np.testing.assert_array_equal(np.isfinite(dense.sigma[full]).all(axis=(2, 3)), present)
@@ -90,7 +91,8 @@ def test_the_holes_are_felt_behind_them(net: MarketNet, toy: Any, holed: Any) ->
         forecast_panel(net, make_panel(data, [0, 1], net.roles.har, N_BARS)).sigma for data in (holed, whole)
     )
     behind = slice(102, 118)
-    assert not np.allclose(one[behind, 0], other[behind, 0], rtol=1e-4)
+    felt = not np.allclose(one[behind, 0], other[behind, 0], rtol=1e-4)
+    assert felt == (net.spec.encoder != "none")  # without a sequence part a hole ends with its bar
     np.testing.assert_array_equal(one[:100][np.isfinite(one[:100])], other[:100][np.isfinite(other[:100])])
 
 
@@ -98,9 +100,9 @@ def test_a_market_that_no_fit_saw_is_read_like_any_other_and_changes_none(net: M
     features, close = holed.features.copy(), holed.close.copy()
     features[:, 2], close[:, 2] = features[:, 1], close[:, 1]
     twin = dataclasses.replace(holed, features=features, close=close)
-    present = np.isfinite(close[SPEC.n_bars :, 1])
-    sigma, _ = (values[SPEC.n_bars :] for values in streamed(net, twin, [0, 1, 2], ["BTC", "ETH"]))
-    alone, _ = (values[SPEC.n_bars :] for values in streamed(net, twin, [0, 1], ["BTC", "ETH"]))
+    present = np.isfinite(close[net.spec.n_bars :, 1])
+    sigma, _ = (values[net.spec.n_bars :] for values in streamed(net, twin, [0, 1, 2], ["BTC", "ETH"]))
+    alone, _ = (values[net.spec.n_bars :] for values in streamed(net, twin, [0, 1], ["BTC", "ETH"]))
     # LINK carries the values of ETH, but is not pooled: its law is that of ETH, and ETH's is what it was
     np.testing.assert_allclose(sigma[present, 2], sigma[present, 1], rtol=1e-6)
     np.testing.assert_allclose(sigma[present, 1], alone[present, 1], rtol=1e-6)
