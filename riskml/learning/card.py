@@ -19,7 +19,7 @@ _HEAD = """# Model card
 | horizons | {horizons} |
 | markets in the cross-section | {markets} |
 | markets fitted | {fitted} |
-| fit | {fit_start} to {fit_end} (epoch chosen from {validation_start} on) |
+| fit | {fit_start} to {fit_end} ({epoch_rule}) |
 | calibrated | {calibrate_start} to {calibrate_end}, together with the fit part |
 | data end | {data_end}; nothing at or after it was read |
 | features | {n_features}, fingerprint {fingerprint} |
@@ -68,7 +68,9 @@ def model_card(
         fitted=", ".join(record["fitted_markets"]),
         fit_start=record["fit_start"],
         fit_end=record["fit_end"],
-        validation_start=record["validation_start"],
+        epoch_rule="every epoch run, the last kept"
+        if record["validation_start"] == record["fit_end"]
+        else f"epoch chosen from {record['validation_start']} on",
         calibrate_start=record["calibrate_start"],
         calibrate_end=record["calibrate_end"],
         data_end=record["data_end"],

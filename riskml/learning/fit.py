@@ -97,6 +97,11 @@ class _Job:
     def n_rows(self) -> int:
         return int(self.panel.features.shape[1])
 
+    @property
+    def has_tail(self) -> bool:
+        """Whether a tail of the fit part is held back to choose the epoch."""
+        return self.splits.validation_start < self.splits.fit_end
+
     def cut(self, values: FloatND) -> FloatND:
         """The rows and markets of the fit, bar first."""
         return np.asarray(values[: self.n_rows, self.markets])
@@ -248,7 +253,9 @@ def _train(job: _Job, checkpoints: Path, resume: bool, progress: ProgressFn | No
     recipe = job.recipe
     context, chunk = job.net.receptive_field - 1, recipe.training.chunk_bars
     train_data = ChunkDataset(job.panel, job.rows("train"), context, chunk)
-    validation_data = ChunkDataset(job.panel, job.rows("validation"), context, chunk)
+    validation_data = None
+    if job.has_tail:
+        validation_data = ChunkDataset(job.panel, job.rows("validation"), context, chunk)
     return [
         train(
             member,
@@ -388,10 +395,11 @@ def _measure(
     baseline[~usable] = np.nan
     metrics: dict[str, float] = {
         "epoch": float(fitted.epoch),
-        "validation_loss": fitted.history[fitted.epoch + 1]["validation_loss"],
-        "start_validation_loss": fitted.history[0]["validation_loss"],
     }
-    for part in ("train", "validation", "calibrate"):
+    if job.has_tail:
+        metrics["validation_loss"] = fitted.history[fitted.epoch + 1]["validation_loss"]
+        metrics["start_validation_loss"] = fitted.history[0]["validation_loss"]
+    for part in ("train", *(("validation",) if job.has_tail else ()), "calibrate"):
         metrics |= part_metrics(
             part, job.rows(part), forecast, baseline, mae, variance, horizons, calibration.power
         )

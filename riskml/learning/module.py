@@ -60,6 +60,7 @@ class MarketModule(pl.LightningModule):
     recipe : loss weights, schedule, dropout of inputs.
     n_steps : optimiser steps of the whole fit, for the schedule.
     on_epoch : called with the epoch and its losses after each validation.
+    validates : False: there are no rows to validate on, and the history holds losses of the training alone.
     """
 
     def __init__(
@@ -68,8 +69,11 @@ class MarketModule(pl.LightningModule):
         recipe: Recipe,
         n_steps: int,
         on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+        *,
+        validates: bool = True,
     ) -> None:
         super().__init__()
+        self._validates = validates
         self.net = net
         self.average = copy.deepcopy(net).eval().requires_grad_(False)
         self.starting_state = copy.deepcopy(net.state_dict())
@@ -110,12 +114,7 @@ class MarketModule(pl.LightningModule):
             key: float(torch.stack(values).double().sum()) for key, values in self._pop("validation").items()
         }
         terms = {key: value / max(sums["weight"], 1.0) for key, value in sums.items() if key != "weight"}
-        train = {
-            key: float(torch.stack(values).double().mean()) for key, values in self._pop("train").items()
-        }
-        loss = float(
-            total_loss({k: torch.tensor(v, dtype=torch.float64) for k, v in terms.items()}, self._recipe.loss)
-        )
+        loss = self._total(terms)
         if not math.isfinite(loss):
             raise DataError(
                 f"the validation loss is not finite after epoch {self.current_epoch}",
@@ -124,9 +123,25 @@ class MarketModule(pl.LightningModule):
         self.log("validation_loss", torch.tensor(loss, dtype=torch.float32))
         row = {"epoch": float(self.current_epoch), "validation_loss": loss}
         row |= {f"validation_{key}": value for key, value in terms.items()}
-        row |= {f"train_{key}": value for key, value in train.items()}
+        row |= {f"train_{key}": value for key, value in self._train_terms().items()}
+        self._record(row, tell=not self.trainer.validating)
+
+    def on_train_epoch_end(self) -> None:
+        if not self._validates:
+            terms = self._train_terms()
+            row = {"epoch": float(self.current_epoch), "train_loss": self._total(terms)}
+            self._record(row | {f"train_{key}": value for key, value in terms.items()}, tell=True)
+
+    def _train_terms(self) -> dict[str, float]:
+        return {key: float(torch.stack(values).double().mean()) for key, values in self._pop("train").items()}
+
+    def _total(self, terms: dict[str, float]) -> float:
+        exact = {key: torch.tensor(value, dtype=torch.float64) for key, value in terms.items()}
+        return float(total_loss(exact, self._recipe.loss))
+
+    def _record(self, row: dict[str, float], *, tell: bool) -> None:
         self.history.append(row)
-        if self._on_epoch is not None and not self.trainer.validating:
+        if self._on_epoch is not None and tell:
             self._on_epoch(self.current_epoch, row)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -42,8 +42,9 @@ def write_plots(
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     epochs = [row["epoch"] for row in history]
-    axes.plot(epochs, [row["validation_loss"] for row in history], marker="o")
-    axes.set(xlabel="epoch", ylabel="validation loss", title="Validation loss of the averaged weights")
+    part = "validation" if "validation_loss" in history[0] else "train"
+    axes.plot(epochs, [row[f"{part}_loss"] for row in history], marker="o")
+    axes.set(xlabel="epoch", ylabel=f"{part} loss", title=f"Loss on the {part} part")
     figure.savefig(folder / "history.png", dpi=100, metadata=_FIXED)
 
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -20,6 +20,8 @@ from riskml.tables.parts import CALIBRATE_FRACTION, FIT_FRACTION
 
 ENCODERS = ("tcn", "gru", "patch", "none")
 """Sequence parts that ``riskml.learning.networks.encoders`` offers."""
+KEPT = ("best", "last")
+"""Which epoch a fit may keep."""
 LOADINGS = ("features", "fitted")
 """Where factor loadings come from."""
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
@@ -46,7 +48,8 @@ class SplitSpec:
     calibrate_fraction: float = CALIBRATE_FRACTION
     """Share of the range before the end of the calibrate part; the rest is never touched."""
     validation_fraction: float = 0.10
-    """Tail of the fit part that chooses the epoch; it is not calibrated on."""
+    """Tail of the fit part that chooses the epoch; it is not calibrated on. With 0 there is none: the whole
+    part is trained on, and ``[training] keep`` has to be ``last``."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,9 @@ class TrainingSpec:
     """Most passes over the fit part."""
     patience: int = 4
     """Epochs without a better validation loss before the fit ends."""
+    keep: str = "best"
+    """Epoch that is kept: the ``best`` on the validation tail, or the ``last`` after all of them, whose rate
+    has fallen to almost nothing. A tail of some months chooses by its own weather."""
     chunk_bars: int = 96
     """Loss positions per chunk; the chunk also carries the receptive field before them."""
     batch_chunks: int = 2
@@ -289,7 +295,11 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             0 < split.fit_fraction < split.calibrate_fraction <= 1,
             "[split] 0 < fit < calibrate <= 1 is required",
         ),
-        (0 < split.validation_fraction < 0.5, "[split] validation_fraction has to lie in (0, 0.5)"),
+        (0 <= split.validation_fraction < 0.5, "[split] validation_fraction has to lie in [0, 0.5)"),
+        (
+            split.validation_fraction > 0 or training.keep == "last",
+            "[split] validation_fraction = 0 leaves nothing to choose the epoch by: set keep = 'last'",
+        ),
         (min(network.channels, network.hidden) >= 1, "[network] channels and hidden have to be at least 1"),
         (
             bool(network.dilations) and min(network.dilations, default=0) >= 1,
@@ -324,6 +334,7 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             "[training] weight_decay and warmup_steps must not be negative",
         ),
         (0 <= training.averaging < 1, "[training] averaging has to lie in [0, 1)"),
+        (training.keep in KEPT, f"[training] keep has to be one of {', '.join(KEPT)}, not '{training.keep}'"),
         (1 <= training.members <= 16, "[training] members has to lie in 1 to 16"),
         (
             expert.n_trees >= 0

@@ -31,7 +31,7 @@ class Splits:
     fit_start: int
     """First bar of the range."""
     validation_start: int
-    """Start of the tail of the fit part that chooses the epoch."""
+    """Start of the tail of the fit part that chooses the epoch; ``fit_end`` where there is none."""
     fit_end: int
     """End of the fit part, and start of the calibrate part."""
     calibrate_end: int
@@ -115,7 +115,7 @@ def make_splits(
             ("validation", validation, middle),
             ("calibrate", middle, end),
         )
-        if last - first < MIN_PART_HORIZONS * purge
+        if last - first < MIN_PART_HORIZONS * purge and not (name == "validation" and first == last)
     ]
     if short:
         raise DataError(

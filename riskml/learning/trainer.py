@@ -41,19 +41,19 @@ class Fitted:
 def train(
     net: MarketNet,
     train_data: ChunkDataset,
-    validation_data: ChunkDataset,
+    validation_data: ChunkDataset | None,
     recipe: Recipe,
     checkpoints: Path,
     *,
     resume: bool = False,
     progress: ProgressFn | None = None,
 ) -> Fitted:
-    """Fit ``net`` in place; it ends with the averaged weights of the best epoch.
+    """Fit ``net`` in place; it ends with the averaged weights of the epoch that the recipe keeps.
 
     Parameters
     ----------
     net : initialised network.
-    train_data, validation_data : chunks of both parts.
+    train_data, validation_data : chunks of both parts; the second is None where the recipe has no such part.
     recipe : schedule and loss.
     checkpoints : folder for ``last.ckpt`` and ``best.ckpt``.
     resume : go on from ``last.ckpt`` where there is one.
@@ -65,17 +65,19 @@ def train(
     ConfigError : a checkpoint cannot be read.
     """
     training = recipe.training
+    keep_last = training.keep == "last"
     sampler = ChunkSampler(train_data, training.batch_chunks, seed=recipe.seed)
 
     def report(epoch: int, row: dict[str, float]) -> None:
         if progress is not None:
             progress(epoch + 1, training.epochs, "fitting")
 
-    module = MarketModule(net, recipe, training.epochs * len(sampler), report)
+    validates = validation_data is not None
+    module = MarketModule(net, recipe, training.epochs * len(sampler), report, validates=validates)
     best = ModelCheckpoint(
         dirpath=checkpoints,
         filename="best",
-        monitor=_MONITOR,
+        monitor=_MONITOR if validates else None,
         save_last=True,
         save_top_k=1,
         enable_version_counter=False,
@@ -93,12 +95,14 @@ def train(
             deterministic=True,
             gradient_clip_val=training.gradient_clip,
             num_sanity_val_steps=0,
-            callbacks=[best, EarlyStopping(_MONITOR, patience=training.patience)],
+            callbacks=[best, *([] if keep_last else [EarlyStopping(_MONITOR, patience=training.patience)])],
         )
-        validation_sampler = ChunkSampler(validation_data, 2 * training.batch_chunks, seed=None)
-        validation_loader = DataLoader(validation_data, batch_size=None, sampler=validation_sampler)
-        # What was reached before anything is learnt; an epoch has to beat it to be kept.
-        start = _validation_loss(module, trainer, validation_loader)
+        validation_loader, start = None, []
+        if validation_data is not None:
+            validation_sampler = ChunkSampler(validation_data, 2 * training.batch_chunks, seed=None)
+            validation_loader = DataLoader(validation_data, batch_size=None, sampler=validation_sampler)
+            # What was reached before anything is learnt; an epoch has to beat it to be kept.
+            start.append({"epoch": -1.0, _MONITOR: _validation_loss(module, trainer, validation_loader)})
         last = checkpoints / "last.ckpt"
         trainer.fit(
             module,
@@ -107,11 +111,11 @@ def train(
             ckpt_path=last if resume and last.is_file() else None,
             weights_only=True,
         )
-    history = [{"epoch": -1.0, _MONITOR: start}, *module.history]
-    chosen = min(history, key=lambda row: row[_MONITOR])
+    history = [*start, *module.history]
+    chosen = history[-1] if keep_last else min(history, key=lambda row: row[_MONITOR])
     epoch = int(chosen["epoch"])
     if epoch >= 0:
-        _load_average(net, checkpoints / "best.ckpt")
+        _load_average(net, last if keep_last else checkpoints / "best.ckpt")
     else:
         net.load_state_dict(module.starting_state)
     net.cpu().eval()
@@ -156,6 +160,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
             # The averaged copy of the network is meant to be in evaluation mode.
             warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+            # A fit may have no validation part.
+            warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
             # Lightning 2.6 asks torch in a way that torch 2.13 deprecates.
             warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
             yield
