@@ -41,7 +41,7 @@ EXTRAS = {
 """Which extra brings which module, for the message when one is missing."""
 
 SHOWN_ACCOUNTS = 12
-HEADLINES = ("qlike", "log_loss", "breach_rate")
+HEADLINES = ("qlike", "log_loss", "breach_rate", "early_warning_recall", "early_warning_false_per_week")
 """Metrics that the terminal shows; the file has all of them."""
 
 

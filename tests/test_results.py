@@ -5,18 +5,27 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "training" / "results"
+
+
+def script(name: str) -> ModuleType:
+    """A script of the folder ``training``, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "training" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_results_of_the_readme_are_those_of_the_newest_recorded_run() -> None:
-    spec = importlib.util.spec_from_file_location(
-        "results_table", REPOSITORY / "training" / "results_table.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
+    table = script("results_table")
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert table.render(table.newest_line()) in readme, "run: python training/results_table.py --write"
 
@@ -32,3 +41,33 @@ def test_every_recorded_result_names_machine_date_and_command() -> None:
     assert serving
     for line in [*training, *serving]:
         assert {"machine", "date", "command"} <= line.keys()
+
+
+def newest_targets() -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
+    targets = script("targets")
+    folds = targets.newest(RESULTS / "folds.jsonl", '"groups"')
+    return targets, folds, targets.newest(RESULTS / "ablation.jsonl", "ablate.py sequence")
+
+
+def test_the_table_of_targets_is_that_of_the_newest_recorded_runs() -> None:
+    targets, *lines = newest_targets()
+    text = targets.TABLE.read_text(encoding="utf-8")
+    assert text == targets.render(*lines), "run: python training/targets.py --write"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [
+        ("log_loss_ratio 8h all both", 0.99, "log-loss ratio to logit(z)"),
+        ("breach_rate 1h all down", 0.0066, "breaches, long"),
+        ("breach_rate 1h all down", 0.0034, "breaches, long"),
+        ("portfolio_saving 24h mixed policy", 0.29, "mixed books below gross"),
+    ],
+)
+def test_a_figure_beyond_its_target_is_called_missed(key: str, value: float, name: str) -> None:
+    targets, folds, sequence = newest_targets()
+    folds["pooled"][key][0] = value
+    row = next(
+        line for line in targets.render(folds, sequence).splitlines() if line.startswith(f"| {name} |")
+    )
+    assert row.endswith("**missed** |")
