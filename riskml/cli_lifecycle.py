@@ -272,7 +272,7 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
     now = current_release(models)
     verdict = judge(evaluation, now[1] if now else None)
     if judged is not None:
-        more = refit_problems(manifest, verify_bundle(judged))
+        more = refit_problems(manifest, verify_bundle(judged), evaluation)
         verdict = replace(verdict, problems=(*verdict.problems, *more))
     text = text_table(
         ["metric", "horizon", "candidate", now[0].name if now else "release", "baseline", "verdict"],

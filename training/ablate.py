@@ -38,8 +38,8 @@ from riskml.learning.evaluate import score_rows
 from riskml.learning.evaluation_data import load_data
 from riskml.learning.fit import fit_run
 from riskml.learning.protocol import FOLDS, HORIZONS, Fold, Scored, join, test_range
-from riskml.learning.recipe import Recipe, load_recipe
-from riskml.learning.runs import Run, read_run, write_text
+from riskml.learning.recipe import Recipe, TrainingSpec, load_recipe
+from riskml.learning.runs import RUN_FILE, Run, read_run, write_text
 from riskml.tables.build import Dataset, read_dataset
 from riskml.tables.lake import Lake
 from riskml.units import to_us
@@ -52,6 +52,11 @@ FINE = (
     "fine_downside_share_1h",
 )  # fmt: skip
 """What bars of 5 and 15 minutes say about the hour."""
+WITHIN_BAR = (*FINE, "log_fine_har_8h", "log_fine_har_24h")
+SEASONS = (
+    "season_ratio_1h_14d", "season_ratio_8h_14d", "season_week_1h_4w", "season_week_24h_4w",
+    "market_season_ratio_1h", "log_har_3d", "log_har_14d",
+)  # fmt: skip
 FAMILY_OF = {feature.name: str(feature.family) for feature in CATALOG}
 
 
@@ -94,14 +99,15 @@ def of_families(names: tuple[str, ...], *families: str) -> tuple[str, ...]:
 
 
 def sequence_plan() -> Plan:
-    """The sequence part with and without, on hourly and on finer inputs; networks alone, no trees."""
+    """The sequence part with and without, on hourly and on finer inputs; networks alone, no trees.
+
+    The recipe is the one that the choice was made with, before the release lost its sequence part.
+    """
     standard = load_recipe("standard")
-    base = replace(
-        standard,
-        expert=replace(standard.expert, n_trees=0),
-        training=replace(standard.training, members=2),
-    )
-    hourly = base.network.features
+    training = TrainingSpec(epochs=8, patience=3, members=2)
+    network = replace(standard.network, encoder="tcn", n_bars=64)
+    base = Recipe("sequence", standard.seed, network=network, loss=standard.loss, training=training)
+    hourly = tuple(name for name in network.features if name not in (*WITHIN_BAR, *SEASONS))
     finer = {"min_coverage": 0.1}
     fast = ("log_parkinson_1h", "return_1h", "leader_return_1h", *FINE)
     variants = {
@@ -177,12 +183,12 @@ PLANS: dict[str, Callable[[], Plan]] = {
 
 def fitted(folder: Path, data: Dataset, recipe: Recipe, fold: Fold) -> Run:
     """The run in the folder if it is of this recipe, else a new one."""
-    try:
+    if (folder / RUN_FILE).is_file():
         run = read_run(folder)
-        if run.recipe == recipe:
+        seams = [run.record["fit_end"][:10], run.record["calibrate_end"][:10]]
+        same_data = run.record["data_hashes"] == dict(data.info.data_hashes)
+        if run.recipe == recipe and same_data and seams == [fold.fit_end, fold.calibrate_end]:
             return run
-    except ValueError:
-        pass  # there is no finished run of a known form: fit it
     fit_run(data, recipe, folder, fit_end=fold.fit_end, calibrate_end=fold.calibrate_end)
     return read_run(folder)
 

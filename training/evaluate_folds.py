@@ -73,7 +73,7 @@ def worst_markets(metrics: list[dict[str, Any]]) -> dict[str, list[Any]]:
     for row in metrics:
         if row["metric"] == "qlike_ratio_calm" and row["model"] == "riskml" and row["market"] != "all":
             worst = found.setdefault(row["horizon"], ["", 0.0])
-            if row["value"] > worst[1]:
+            if row["value"] is not None and row["value"] > worst[1]:
                 found[row["horizon"]] = [row["market"], round(row["value"], 5)]
     return found
 

@@ -21,7 +21,7 @@ from riskml import metrics
 from riskml.arrays import Bool2D, BoolND, Float1D, Float2D, Float3D, Float32ND, FloatND, Int1D, TimeUs
 from riskml.errors import DataError
 from riskml.learning.inference import forecast_panel
-from riskml.learning.protocol import MODEL, Scored
+from riskml.learning.protocol import MODEL, Cases, Scored
 from riskml.learning.runs import Run
 from riskml.learning.windows import make_panel
 from riskml.units import DAY, TimeLike, to_us
@@ -46,7 +46,7 @@ class RunForecast:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """Mean loss of a variant over that of its reference."""
+    """Mean loss of a variant over its reference's; for QLIKE the geometric mean of the markets' ratios."""
 
     measure: str
     horizon: str
@@ -82,6 +82,9 @@ def run_forecast(
     """
     names: list[str] = run.record["features"]
     missing = [name for name in names if name not in data.feature_names]
+    unknown = [name for name in lost if name not in names]
+    if unknown:
+        raise DataError(f"the run does not read {', '.join(unknown)}, so losing that would say nothing")
     if missing:
         raise DataError(f"the dataset lacks {', '.join(missing)}, which the run reads")
     first, last = np.searchsorted(data.ts, [to_us(start), to_us(end)]).tolist()
@@ -128,7 +131,8 @@ def compare(
     DataError : the two were not scored on the same rows.
     """
     ours, theirs = variant[1], reference[1]
-    if ours.markets != theirs.markets or not np.array_equal(ours.ts, theirs.ts):
+    same = ours.markets == theirs.markets and np.array_equal(ours.ts, theirs.ts)
+    if not same or not all(map(_same_cases, ours.cases, theirs.cases)):
         raise DataError("the variants were scored on other rows, so their losses cannot be compared")
     for measure in MEASURES:
         for index, horizon in enumerate(ours.horizons):
@@ -139,6 +143,11 @@ def compare(
                 continue
             value = _ratio(a[known], b[known], day[known], market[known], by_market=measure == "qlike")
             yield AblationRow(measure, horizon, variant[0], reference[0], rows[0], *value, n=int(known.sum()))
+
+
+def _same_cases(one: Cases, other: Cases) -> bool:
+    names = ("ts", "market", "side", "log_distance")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def _losses(scored: Scored, measure: str, index: int, rows: Bool2D | None) -> tuple[Float1D, Int1D, Int1D]:

@@ -42,17 +42,17 @@ class BoostingSpec:
 
 @dataclass(frozen=True)
 class GammaExpert:
-    """Fitted trees, one booster per horizon."""
+    """Fitted trees, one booster per output: the horizons' variances, then, where classified, their stress."""
 
     boosters: tuple[Any, ...]
-    """``lightgbm.Booster`` per horizon."""
+    """``lightgbm.Booster`` per output."""
     n_trees: tuple[int, ...]
     """Trees of each that count."""
     losses: tuple[Float1D, ...] = ()
     """Mean loss on the validation rows after each tree, per booster; empty without such rows."""
 
     def predict_delta(self, features: AnyArray, *, n_threads: int = 1) -> Float2D:
-        """What the trees add to the starting log variance [n, n_horizons].
+        """Sums of the trees [n, n_outputs]: added to the starting log variance, then logits of stress.
 
         Parameters
         ----------
@@ -112,6 +112,7 @@ def fit_gamma(
     seed: int,
     n_threads: int,
     weights: Float1D | None = None,
+    held_features: AnyArray | None = None,
 ) -> GammaExpert:
     """Fit trees by gamma deviance on top of a log forecast.
 
@@ -123,6 +124,7 @@ def fit_gamma(
     rows : [n] rows to fit on.
     validation : [n] rows that end the fit early; None fits all of ``spec.n_trees``.
     weights : [n] row weights, or None.
+    held_features : of the validation rows, where they are others than ``features``; same shape.
     seed, n_threads : the same of both give the same trees.
 
     Raises
@@ -140,15 +142,18 @@ def fit_gamma(
     parameters = lightgbm_parameters(spec, seed, n_threads, objective="gamma", metric="gamma")
     boosters, counts, losses = [], [], []
     for h in range(targets.shape[1]):
+        parts = [(rows, features)]
+        if validation is not None:
+            parts.append((validation, features if held_features is None else held_features))
         sets = [
             lightgbm.Dataset(
-                features[chosen],
+                source[chosen],
                 targets[chosen, h],
                 init_score=start_log[chosen, h],
                 weight=None if weights is None else weights[chosen],
                 params=parameters,
             )
-            for chosen in ((rows,) if validation is None else (rows, validation))
+            for chosen, source in parts
         ]
         curve: dict[str, dict[str, list[float]]] = {}
         stop = []

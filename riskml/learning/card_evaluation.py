@@ -1,7 +1,7 @@
 """The out-of-sample part of a model card: the fold table, every market beside every baseline, what fails.
 
-All of it is read off one evaluate JSON with folds, such as ``riskml evaluate --walk-forward`` writes; no
-number is typed in.
+Every figure is read off one evaluate JSON with folds, such as ``riskml evaluate --walk-forward`` writes. What
+is known to fail is the same for every forecast of this kind, and is said in words.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PROCYCLICALITY = (
 )
 KNOWN_FAILURES = """
 ### Known failures
-- **A volatility model cannot margin a cascade that nothing announced.** The liquidations of 10 October 2025
-  lie behind every row above; a forecast of this kind follows such a move, it does not precede it. The
-  policy's stressed floor and breaker are there for that: leave them on.
+- **A volatility model cannot margin a cascade that nothing announced**, such as that of 10 October 2025: a
+  forecast of this kind follows such a move, it does not precede it. The policy's stressed floor and breaker
+  are there for that: leave them on.
 - **Young coins.** A market with a few months of history has no slow volatility of its own, and rich models
   carry over worse at 24 h than at 1 h. Blend towards slow volatility, or ask for an add-on, at first.
-- **Early warning is a hint.** Most alarms are false (precision above): watch, do not close positions by it.
+- **Early warning is a hint.** Most alarms are false: watch by it, do not close positions by it.
 - **Fast margin is procyclical**: see peak to trough. Maintenance comes from the slow forecast in the policy.
 """
 
@@ -110,14 +110,20 @@ def _warning_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     }
     if "early_warning_recall" not in found:
         return []
-    value = {name: row["value"] for name, row in found.items()}
     recall = found["early_warning_recall"]
+
+    def figure(name: str, shape: str) -> str:
+        row = found.get(f"early_warning_{name}")  # no alarm has no precision, no hit no lead
+        return "-" if row is None else shape.format(row["value"])
+
+    best = "none was measured"
+    if recall["baseline_model"] and recall["baseline"] is not None:
+        best = f"{recall['baseline_model']}: {recall['baseline']:.2f}"
+    weekly = figure("false_per_week", "{:.2f}")
     return [
-        f"Early warning of a fall within 24 h: recall {value['early_warning_recall']:.2f} of {recall['n']} "
-        f"onsets (best one-line detector, {recall['baseline_model']}: {recall['baseline']:.2f}) at "
-        f"{value['early_warning_false_per_week']:.2f} false alarms per market-week; "
-        f"precision {value['early_warning_precision']:.1%}, "
-        f"lead {value['early_warning_lead_minutes']:.0f} min (median)."
+        f"Early warning of a fall within 24 h: recall {figure('recall', '{:.2f}')} of {recall['n']} onsets "
+        f"(best one-line detector, {best}) at {weekly} false alarms per market-week; "
+        f"precision {figure('precision', '{:.1%}')}, lead {figure('lead_minutes', '{:.0f}')} min (median)."
     ]
 
 

@@ -38,6 +38,7 @@ from riskml.learning.protocol import (
     probability_at,
     test_range,
 )
+from riskml.learning.recipe import recipe_digest
 from riskml.learning.splits import EXCLUDED_MARKETS
 from riskml.markets import Market, choose, symbols
 from riskml.units import DAY, TimeLike, format_us, to_us
@@ -68,6 +69,8 @@ class Evaluated:
     baselines: Baselines
     books: tuple[MetricRow, ...] = ()
     """Coverage of random books, where it was asked for."""
+    recipe_sha256: str = ""
+    """Of the recipe that the bundle was fitted by; empty where folds of several are pooled."""
 
     def to_dict(self, rows: Sequence[MetricRow]) -> dict[str, Any]:
         """The evaluate JSON of DESIGN section 8, plus what a reader needs to judge it."""
@@ -79,6 +82,7 @@ class Evaluated:
             "in_sample": self.in_sample,
             "metrics": [row.to_dict() for row in rows],
             "data_end": self.data_end,
+            "recipe_sha256": self.recipe_sha256,
             "interval": self.scored.interval,
             "horizons": list(self.scored.horizons),
             "markets": list(self.scored.markets),
@@ -209,7 +213,15 @@ def evaluate_rows(
         scored = _with_warnings(scored, chosen, loaded, lake)
     books = _books(history, chosen, power) if portfolios else ()
     return Evaluated(
-        scored, manifest.bundle_id, manifest.data_end, first, to_us(end), in_sample, yardsticks, books
+        scored,
+        manifest.bundle_id,
+        manifest.data_end,
+        first,
+        to_us(end),
+        in_sample,
+        yardsticks,
+        books,
+        recipe_digest(manifest.recipe),
     )
 
 

@@ -174,8 +174,17 @@ class _Fitter:
         # every tree of a block is scored: the blocks together say where to end
         data, spec = self.data, replace(self.spec, n_trees=trees, patience=trees)
         target, start = data.variance[..., h].reshape(-1, 1), data.start_log[..., h].reshape(-1, 1)
-        seed, n_threads = self.seed, self.n_threads
-        expert = fit_gamma(self.learnt, target, start, rows, held, spec, seed=seed, n_threads=n_threads)
+        expert = fit_gamma(
+            self.learnt,
+            target,
+            start,
+            rows,
+            held,
+            spec,
+            seed=self.seed,
+            n_threads=self.n_threads,
+            held_features=data.features.reshape(self.learnt.shape),
+        )
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, data.variance.shape[2] * (self.n_blocks + 1))

@@ -17,7 +17,7 @@ import numpy as np
 
 from riskml.arrays import AnyArray
 from riskml.bundle import ACCOUNT_GRAPH, CARD, GOLDEN, MARKET_GRAPH, Manifest, write_bundle
-from riskml.errors import BundleError
+from riskml.errors import BundleError, DataError
 from riskml.facts import fact_names, fact_text
 from riskml.learning.card import model_card
 from riskml.learning.market_graph import (
@@ -28,6 +28,7 @@ from riskml.learning.market_graph import (
     run_graph,
     stripped,
 )
+from riskml.learning.recipe import recipe_digest
 from riskml.learning.runs import Run, read_run
 from riskml.learning.tracking import track_bundle
 from riskml.risk.excursion import quantile_table
@@ -63,10 +64,13 @@ def export_bundle(
     Raises
     ------
     DataError : ``run`` is not a finished run.
+    DataError : the evaluation is in sample, holds no folds, or is of another recipe.
     BundleError : a graph differs from what it was made from, features that the catalogue does
         not know or defines otherwise, or ``out`` holds something else. Nothing is written.
     """
     finished = read_run(run)
+    if evaluation is not None:
+        _check_evaluation(finished, evaluation)
     features = _feature_records(finished)
     market = export_market_graph(finished.net, finished.expert)
     parity = {"market.onnx": check_parity(finished.net, market, finished.expert)}
@@ -83,6 +87,14 @@ def export_bundle(
     write_bundle(target, contents, _manifest(finished, features, created))
     track_bundle(finished.path, target)
     return target
+
+
+def _check_evaluation(run: Run, evaluation: Mapping[str, Any]) -> None:
+    fix = "pass what 'riskml evaluate --walk-forward' wrote for the recipe of this run"
+    if not evaluation.get("folds"):
+        raise DataError("the evaluation for the model card holds no folds", fix=fix)
+    if evaluation.get("recipe_sha256") != recipe_digest(run.record["recipe"]):
+        raise DataError("the evaluation for the model card is of another recipe than the run", fix=fix)
 
 
 def npz_bytes(arrays: Mapping[str, AnyArray]) -> bytes:

@@ -1,7 +1,7 @@
 """Fitting a run: dataset and recipe in, RUN folder out.
 
-Order: cut the range; start the networks at the log-HAR of the train part; train each; choose its
-epoch on the tail of the fit part; fit the boosted expert, if the recipe has one;
+Order: cut the range; start the networks at the log-HAR of the train part; train each; keep its
+best epoch on the tail of the fit part, or its last; fit the boosted expert, if the recipe has one;
 calibrate on fit and calibrate parts together, at the horizons where a calibration of the fit part
 alone improves the calibrate part; record.
 No row at or after ``data_end`` is read. The same data, recipe, seed and number of threads
@@ -57,7 +57,7 @@ from riskml.learning.summary import (
 from riskml.learning.tracking import check_tracking_uri, track_run
 from riskml.learning.trainer import Fitted, ProgressFn, train
 from riskml.learning.windows import ChunkDataset, Panel, make_panel
-from riskml.units import TimeLike
+from riskml.units import TimeLike, duration_bars
 
 if TYPE_CHECKING:
     from riskml.tables.build import Dataset
@@ -164,7 +164,7 @@ def fit_run(
     _say(progress, chosen, "calibrating")
     calibration, forecast = _calibrate(job, expert)
     metrics, fallback = _measure(job, start, fitted[0], calibration, forecast)
-    joint = _loadings(job, forecast) if job.net.loading_head is not None else {}
+    joint = _loadings(job, forecast, calibration) if job.net.loading_head is not None else {}
     record = _record(job, calibration, forecast, metrics) | {"fallback": fallback, "loadings": joint}
     record["member_epochs"] = [member.epoch for member in fitted]
     if expert is not None:
@@ -302,17 +302,27 @@ def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
     return fitted
 
 
-def _loadings(job: _Job, forecast: DenseForecast) -> dict[str, Any]:
-    """Fit the loadings to the returns of the bars after the fit part's rows; what came of it."""
+def _loadings(job: _Job, forecast: DenseForecast, calibration: Calibration) -> dict[str, Any]:
+    """Fit the loadings to the returns of the bars after the fit part's rows; what came of it.
+
+    The scale is the one before the calibration, which has looked at later rows.
+    """
     from riskml.learning.joint import fit_loadings
 
+    first, interval = job.data.info.horizons[0], job.data.info.interval
+    if duration_bars(first, interval) != 1:
+        raise DataError(
+            f"loadings are fitted to the next bar, but the first horizon is {first} on bars of {interval}",
+            fix="set [network] loadings = 'features'",
+        )
+    sigma = forecast.sigma / np.exp(calibration.log_scale)
     close = job.cut(job.data.close)
     returns = np.full(close.shape, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         returns[1:] = np.diff(np.log(close), axis=0)
     features = job.panel.features.transpose(0, 1).numpy()
     names = job.data.feature_names
-    found = fit_loadings(features, names, forecast.sigma, returns, job.rows("fit"), job.recipe.seed)
+    found = fit_loadings(features, names, sigma, returns, job.rows("fit"), job.recipe.seed)
     job.net.loading_head = found.head
     return {
         "kept": found.kept,

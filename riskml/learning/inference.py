@@ -40,7 +40,7 @@ def forecast_panel(net: EnsembleNet, panel: Panel, expert: Float32ND | None = No
     ----------
     net : members and, with ``expert``, its weight.
     panel : features of all markets.
-    expert : [n_bars, n_markets, n_horizons] what the trees add to the starting log variance.
+    expert : [n_bars, n_markets, n_outputs] what the trees say, as the network's ``forward`` takes it.
     """
     net.eval()
     n_markets, n_bars = panel.usable.shape

@@ -22,6 +22,7 @@ from riskml.learning.networks.loadings import LoadingHead
 HELD_BACK = 0.2
 """Last share of the fit rows, on which the fit has to beat the features as they are."""
 PURGE_BARS = 24
+"""Between the rows that are fitted and those held back."""
 EPOCHS = 12
 BATCH_BARS = 2048
 MIN_ROWS = 200

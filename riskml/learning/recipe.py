@@ -6,6 +6,8 @@ states what differs. Reading collects every mistake before it raises.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -48,8 +50,8 @@ class SplitSpec:
     calibrate_fraction: float = CALIBRATE_FRACTION
     """Share of the range before the end of the calibrate part; the rest is never touched."""
     validation_fraction: float = 0.10
-    """Tail of the fit part that chooses the epoch; it is not calibrated on. With 0 there is none: the whole
-    part is trained on, and ``[training] keep`` has to be ``last``."""
+    """Tail of the fit part that chooses the epoch and is not trained on. With 0 there is none: the whole part
+    is trained on, and ``[training] keep`` has to be ``last``."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class NetworkSpec:
     of an episode does not hold after it, and of a source that begins later nothing was learnt at all."""
     loadings: str = "features"
     """Factor loadings of books: ``features`` as the correlation features say, or ``fitted`` to the joint
-    likelihood of next-bar returns where that holds on rows that the fit did not see."""
+    likelihood of next-bar returns where that holds on the last fifth of the fit part."""
     sequence_level: str = "log_har_7d"
     """Subtracted from log variances in the sequence part, which then sees shape, not level."""
 
@@ -125,7 +127,7 @@ class TrainingSpec:
     epochs: int = 10
     """Most passes over the fit part."""
     patience: int = 4
-    """Epochs without a better validation loss before the fit ends."""
+    """Epochs without a better validation loss before the fit ends; no say with ``keep = "last"``."""
     keep: str = "best"
     """Epoch that is kept: the ``best`` on the validation tail, or the ``last`` after all of them, whose rate
     has fallen to almost nothing. A tail of some months chooses by its own weather."""
@@ -149,7 +151,10 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class ExpertSpec(BoostingSpec):
-    """The boosted expert beside the networks; none with ``n_trees`` 0."""
+    """The boosted expert beside the networks; none with ``n_trees`` 0.
+
+    Blocks of the fit part count its trees, so that ``patience`` has no say.
+    """
 
     n_blocks: int = 5
     """Blocks of the cross-fit that calibration stands on."""
@@ -243,6 +248,12 @@ def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     if problems:
         raise ConfigError.from_problems(problems, f"{where} is not usable")
     return recipe
+
+
+def recipe_digest(plain: Mapping[str, Any]) -> str:
+    """sha256 of a recipe in its plain form, as run and manifest keep it: the same keys, the same digest."""
+    text = json.dumps(plain, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def feature_names(spec: NetworkSpec) -> tuple[str, ...]:

@@ -156,6 +156,14 @@ def parse_space(raw: Mapping[str, Any], *, where: str = "search space") -> Searc
                 f"use {VALIDATION_LOSS}, validation_qlike_8h_ratio or calibrate_qlike_8h_ratio",
             )
         )
+    if recipe.split.validation_fraction == 0 and objective.startswith("validation"):
+        problems.append(
+            Problem(
+                "space-objective",
+                f"the recipe '{recipe.name}' holds no validation part back, so '{objective}' is not measured",
+                "set objective = 'calibrate_qlike_8h_ratio', or start from a recipe that holds one back",
+            )
+        )
     entries = list(_entries({key: value for key, value in raw.items() if key not in _SETTINGS}))
     if not entries:
         problems.append(Problem("space-empty", "a search needs at least one key of the recipe to change"))

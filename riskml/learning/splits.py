@@ -115,7 +115,8 @@ def make_splits(
             ("validation", validation, middle),
             ("calibrate", middle, end),
         )
-        if last - first < MIN_PART_HORIZONS * purge and not (name == "validation" and first == last)
+        if last - first < MIN_PART_HORIZONS * purge
+        and not (name == "validation" and spec.validation_fraction == 0)
     ]
     if short:
         raise DataError(

@@ -212,6 +212,7 @@ def pool_folds(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str,
     pooled = join([result.scored for result in results])
     ids = [result.bundle_id for result in results]
     last = results[-1]
+    recipes = {result.recipe_sha256 for result in results}
     whole = Evaluated(
         scored=pooled,
         bundle_id=hashlib.sha256("".join(ids).encode()).hexdigest(),
@@ -220,6 +221,7 @@ def pool_folds(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str,
         end_us=to_us(span[1]),
         in_sample=any(result.in_sample for result in results),
         baselines=last.baselines,
+        recipe_sha256=recipes.pop() if len(recipes) == 1 else "",
     )
     books = pool_books([result.books for result in results])
     report = whole.to_dict([*measure(pooled), *books])

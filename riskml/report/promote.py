@@ -27,7 +27,10 @@ COVERAGE = "breach_rate"
 """Share of rows whose excursion passes the 99.5 % margin, mean of both sides, pooled over markets."""
 COVERED = (0.0035, 0.0065)
 """Breach rates that count as covered, DESIGN section 7: .35 to .65 % where .5 % is promised."""
-SHARED = ("recipe", "seed", "feature_fingerprint", "features", "interval", "horizons", "markets")
+SHARED = (
+    "recipe", "seed", "feature_fingerprint", "features", "interval", "horizons", "markets",
+    "venues", "fit_start",
+)  # fmt: skip
 """What a refit has in common with the fold that is judged in its place."""
 CANDIDATE = "riskml"
 """The bundle's name among the models of an evaluation."""
@@ -100,6 +103,14 @@ def judge(candidate: Mapping[str, Any], release: Mapping[str, Any] | None) -> Ve
     table = protocol_table(candidate, release)
     if release is None:
         return Verdict(tuple(problems), {name: (value, None) for name, value in ours.items()}, table)
+    if release["in_sample"]:
+        problems.append(
+            _refusal(
+                "in-sample",
+                "the evaluation of the release has rows that it has seen",
+                "evaluate it on later data",
+            )
+        )
     if _rows(candidate) != _rows(release):
         problems.append(
             _refusal(
@@ -214,7 +225,7 @@ def current_release(models: Path) -> tuple[Path, dict[str, Any]] | None:
     return folder, record
 
 
-def refit_problems(refit: Manifest, judged: Manifest) -> list[Problem]:
+def refit_problems(refit: Manifest, judged: Manifest, evaluation: Mapping[str, Any]) -> list[Problem]:
     """Why a bundle may not be judged by an earlier fold of itself; empty = it may.
 
     A release is fitted to all data that there are, so no row is left that could judge it. What is judged is
@@ -224,10 +235,15 @@ def refit_problems(refit: Manifest, judged: Manifest) -> list[Problem]:
     problems = []
     if differing:
         message = f"the bundle and the fold that is judged for it differ in {', '.join(differing)}"
-        problems.append(_refusal("not-a-refit", message, "fit both with the same recipe, seed and markets"))
-    if refit.data_end <= judged.data_end:
-        message = f"the bundle's data end at {refit.data_end}, the fold's at {judged.data_end}"
-        problems.append(_refusal("not-later", message, "refit to later data than the fold's"))
+        fix = "fit both with the same recipe, seed and markets, on data that know the same features"
+        problems.append(_refusal("not-a-refit", message, fix))
+    for name in ("fit_end", "data_end"):
+        if getattr(refit, name) <= getattr(judged, name):
+            message = f"the bundle's {name} is {getattr(refit, name)}, the fold's {getattr(judged, name)}"
+            problems.append(_refusal("not-later", message, "refit to later data than the fold's"))
+    if evaluation["end"] < refit.data_end[: len(evaluation["end"])]:
+        message = f"the fold was tested to {evaluation['end']}, the bundle's data end at {refit.data_end}"
+        problems.append(_refusal("not-newest", message, "judge the newest fold, up to the refit's data end"))
     return problems
 
 
@@ -259,7 +275,7 @@ def release(
             fix="evaluate this bundle",
         )
     if judged is not None:
-        problems = refit_problems(manifest, expected)
+        problems = refit_problems(manifest, expected, evaluation)
         if problems:
             raise DataError.from_problems(problems, str(bundle))
         refit = {"bundle_id": manifest.bundle_id, "data_end": manifest.data_end}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from riskml import cli
 from riskml.errors import DataError
 from riskml.learning.card_evaluation import evaluation_section
+from riskml.learning.fit import fit_run
+from riskml.learning.recipe import NetworkSpec, Recipe, SplitSpec, TrainingSpec, recipe_digest
+
+from .conftest import make_toy
 
 
 def row(metric: str, model: str, value: float | None, **more: Any) -> dict[str, Any]:
@@ -70,3 +77,49 @@ def test_a_file_that_is_no_evaluation_is_refused(name: str) -> None:
     del record[name]
     with pytest.raises(DataError, match=f"lacks {name}"):
         evaluation_section(record)
+
+
+def test_an_alarm_that_was_never_raised_has_no_precision() -> None:
+    record = evaluation()
+    more = {"side": "down", "baseline": None, "baseline_model": "", "n": 12}
+    values = {"recall": 0.0, "false_per_week": 0.0, "precision": None, "lead_minutes": None}
+    for name, value in values.items():
+        record["metrics"].append(row(f"early_warning_{name}", "riskml", value, **more))
+    text = evaluation_section(record)
+    assert "recall 0.00 of 12 onsets (best one-line detector, none was measured) at 0.00 false" in text
+    assert "precision -, lead - min" in text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = Recipe(
+        "toy",
+        split=SplitSpec(validation_fraction=0.0),
+        network=NetworkSpec(hidden=8, encoder="none", n_bars=1),
+        training=TrainingSpec(epochs=1, chunk_bars=64, warmup_steps=3, keep="last"),
+    )
+    return fit_run(make_toy(), recipe, tmp_path_factory.mktemp("card") / "run").path
+
+
+def test_the_folds_of_the_same_recipe_come_into_the_card(run: Path, tmp_path: Path) -> None:
+    digest = recipe_digest(json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"])
+    file = tmp_path / "folds.json"
+    file.write_text(json.dumps(evaluation(recipe_sha256=digest)), encoding="utf-8")
+    assert cli.main(["export", str(run), "--out", str(tmp_path / "b"), "--evaluation", str(file)]) == 0
+    text = (tmp_path / "b" / "CARD.md").read_text(encoding="utf-8")
+    assert "| from 2024-01-02 | 0.777 | " in text
+    assert "every epoch run, the last kept" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"recipe_sha256": "0" * 64}, "another recipe"), ({"folds": []}, "holds no folds")]
+)
+def test_an_evaluation_of_something_else_makes_no_bundle(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], words: str
+) -> None:
+    digest = recipe_digest(json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"])
+    file = tmp_path / "folds.json"
+    file.write_text(json.dumps(evaluation(**{"recipe_sha256": digest, **changes})), encoding="utf-8")
+    assert cli.main(["export", str(run), "--out", str(tmp_path / "b"), "--evaluation", str(file)]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()

@@ -120,6 +120,13 @@ def test_every_mistake_of_a_space_is_reported_at_once() -> None:
         assert part in text
 
 
+def test_a_recipe_without_a_validation_part_needs_another_objective() -> None:
+    raw = {"recipe": "standard", "network": {"hidden": {"kind": "int", "low": 8, "high": 16}}}
+    with pytest.raises(ConfigError, match="holds no validation part back, so 'validation_loss'"):
+        parse_space(raw)
+    assert parse_space(raw | {"objective": "calibrate_qlike_8h_ratio"}).recipe.name == "standard"
+
+
 @pytest.mark.parametrize(
     ("key", "values", "message"),
     [

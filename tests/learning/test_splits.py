@@ -65,6 +65,11 @@ def test_too_short_data_names_the_part() -> None:
         make_splits(TS[:0], "1h", HORIZONS, SplitSpec())
 
 
+def test_a_tail_of_less_than_a_bar_is_no_tail_by_intention() -> None:
+    with pytest.raises(DataError, match="validation part is shorter than"):
+        make_splits(TS, "1h", HORIZONS, SplitSpec(validation_fraction=1e-9))
+
+
 def test_the_transfer_markets_are_never_fitted() -> None:
     assert EXCLUDED_MARKETS == ("LINK", "DOT", "SUI", "NEAR", "ATOM")
     markets = [Market(symbol, "binance") for symbol in ("BTC", "LINK", "ETH", "ATOM")]

@@ -173,12 +173,32 @@ def test_a_released_name_is_never_given_to_another_bundle(tmp_path: Path) -> Non
         release(tmp_path / "two", evaluation(second.bundle_id, 0.4, 0.1), models, "same")
 
 
+REFIT = {"fit_end": "2025-04-01T00:00:00Z", "data_end": "2025-10-01T00:00:00Z"}
+
+
+def test_a_refit_is_released_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models, run = tmp_path / "models", tmp_path / "run"
+    fold = write_bundle(tmp_path / "fold", CONTENTS, manifest(data_end="2025-01-01T00:00:00Z"))
+    refit = write_bundle(run / "bundle", {**CONTENTS, "CARD.md": b"# refit\n"}, manifest(**REFIT))
+    judged = evaluation(fold.bundle_id, 0.5, 0.1, end="2025-10-01")
+    (run / "evaluation.json").write_text(json.dumps(judged))
+    arguments = ["promote", str(run), "--models", str(models), "--fold", str(tmp_path / "fold")]
+    assert cli.main([*arguments, "--name", "new"]) == 0
+    assert f"released {refit.bundle_id}" in capsys.readouterr().out
+    assert (models / "RELEASE").read_text(encoding="utf-8") == "new\n"
+
+
+def test_a_release_that_was_judged_in_sample_is_no_yardstick() -> None:
+    verdict = judge(evaluation("new", 0.4, 0.1), evaluation("old", 0.5, 0.1, in_sample=True))
+    assert [problem.code for problem in verdict.problems] == ["in-sample"]
+
+
 def test_a_refit_is_released_by_the_fold_that_was_judged(tmp_path: Path) -> None:
     models = tmp_path / "models"
     fold = write_bundle(tmp_path / "fold", CONTENTS, manifest(data_end="2025-01-01T00:00:00Z"))
     later = {**CONTENTS, "CARD.md": b"# refit\n"}
-    refit = write_bundle(tmp_path / "refit", later, manifest(data_end="2025-10-01T00:00:00Z"))
-    judged = evaluation(fold.bundle_id, 0.5, 0.1)
+    refit = write_bundle(tmp_path / "refit", later, manifest(**REFIT))
+    judged = evaluation(fold.bundle_id, 0.5, 0.1, end="2025-10-01")
     with pytest.raises(DataError, match="evaluation is of bundle"):
         release(tmp_path / "refit", judged, models, "new")
     target = release(tmp_path / "refit", judged, models, "new", judged=tmp_path / "fold")
@@ -196,8 +216,11 @@ def test_a_refit_is_released_by_the_fold_that_was_judged(tmp_path: Path) -> None
     ("changes", "code"),
     [
         ({"data_end": "2025-01-01T00:00:00Z"}, "not-later"),
-        ({"data_end": "2025-10-01T00:00:00Z", "seed": 99}, "not-a-refit"),
-        ({"data_end": "2025-10-01T00:00:00Z", "recipe": {"name": "other"}}, "not-a-refit"),
+        ({"fit_end": "2024-01-01"}, "not-later"),
+        ({"data_end": "2025-11-01T00:00:00Z"}, "not-newest"),
+        ({"seed": 99}, "not-a-refit"),
+        ({"recipe": {"name": "other"}}, "not-a-refit"),
+        ({"fit_start": "2020-01-01"}, "not-a-refit"),
     ],
 )
 def test_what_is_no_refit_is_refused_with_exit_code_3(
@@ -205,8 +228,9 @@ def test_what_is_no_refit_is_refused_with_exit_code_3(
 ) -> None:
     models, run = tmp_path / "models", tmp_path / "run"
     fold = write_bundle(tmp_path / "fold", CONTENTS, manifest(data_end="2025-01-01T00:00:00Z"))
-    write_bundle(run / "bundle", {**CONTENTS, "CARD.md": b"# refit\n"}, manifest(**changes))
-    (run / "evaluation.json").write_text(json.dumps(evaluation(fold.bundle_id, 0.5, 0.1)))
+    write_bundle(run / "bundle", {**CONTENTS, "CARD.md": b"# refit\n"}, manifest(**REFIT | changes))
+    judged = evaluation(fold.bundle_id, 0.5, 0.1, end="2025-10-01")
+    (run / "evaluation.json").write_text(json.dumps(judged))
     arguments = ["promote", str(run), "--models", str(models), "--fold", str(tmp_path / "fold"), "--json"]
     assert cli.main(arguments) == 3
     assert [item["code"] for item in json.loads(capsys.readouterr().out)["problems"]] == [code]
