@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,13 @@ def test_without_a_word_loadings_are_the_features(tmp_path: Path) -> None:
 def test_another_source_of_loadings_is_refused() -> None:
     with pytest.raises(ConfigError, match="loadings has to be one of features, fitted, found 'guessed'"):
         parse_recipe({"name": "x", "network": {"loadings": "guessed"}})
+
+
+def test_loadings_can_be_fitted_without_features_of_their_own(tmp_path: Path) -> None:
+    names = tuple(name for name in make_toy().feature_names if not name.startswith("factor_loading"))
+    plain = recipe("fitted")
+    without = replace(plain, network=replace(plain.network, features=names))
+    run = read_run(fit_run(make_toy(), without, tmp_path / "run").path)
+    assert np.isfinite(run.record["loadings"]["held_back_log_likelihood"]).all()
+    assert run.net.loading_head is not None
+    assert torch.isfinite(run.net.loading_head.change.weight).all()

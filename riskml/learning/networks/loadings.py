@@ -50,5 +50,6 @@ class LoadingHead(nn.Module):
             )
         base = torch.stack(columns, dim=-1).clamp(-1.0, 1.0)
         loadings = (base + self.change(known.clamp(-FEATURE_CLIP, FEATURE_CLIP))).clamp(-1.0, 1.0)
-        norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True))
+        # the root has no slope at 0, where a market without loading features starts
+        norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True).clamp(min=1e-12))
         return loadings * (MAX_NORM / norm.clamp(min=MAX_NORM))
