@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +17,11 @@ RESULTS = REPOSITORY / "training" / "results"
 
 def script(name: str) -> ModuleType:
     """A script of the folder ``training``, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "training" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"training_{name}", REPOSITORY / "training" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -71,3 +73,33 @@ def test_a_figure_beyond_its_target_is_called_missed(key: str, value: float, nam
         line for line in targets.render(folds, sequence).splitlines() if line.startswith(f"| {name} |")
     )
     assert row.endswith("**missed** |")
+
+
+@pytest.mark.parametrize("name", ["sequence", "families", "loss", "seeds"])
+def test_the_variants_of_an_experiment_can_be_fitted_and_differ(name: str) -> None:
+    from riskml.learning.recipe import parse_recipe
+
+    plan = script("ablate").PLANS[name]()
+    recipes = {}
+    for label, variant in plan.variants.items():
+        assert parse_recipe(variant.recipe.to_dict()) == variant.recipe
+        if variant.fitted_as:
+            assert variant.recipe == plan.variants[variant.fitted_as].recipe
+            assert set(variant.lost) <= set(variant.recipe.network.features)
+            assert variant.lost
+        else:
+            recipes[label] = json.dumps(variant.recipe.to_dict(), sort_keys=True)
+    assert len(set(recipes.values())) == len(recipes)
+    for variant, reference, rows in plan.comparisons:
+        assert {variant, reference} <= plan.variants.keys()
+        assert rows == "all" or plan.rows[rows]
+
+
+def test_the_sequence_part_is_what_its_experiment_varies() -> None:
+    variants = script("ablate").PLANS["sequence"]().variants
+    for inputs in ("hourly", "finer"):
+        last, sequence = (variants[f"{inputs}, {part}"].recipe.network for part in ("last bar", "sequence"))
+        assert (last.encoder, sequence.encoder) == ("none", "tcn")
+        assert last.features == sequence.features
+    finer, hourly = (variants[f"{kind}, last bar"].recipe.network.features for kind in ("finer", "hourly"))
+    assert set(finer) - set(hourly) == set(script("ablate").FINE)
