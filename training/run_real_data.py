@@ -211,14 +211,31 @@ def write_csv(file: Path, parts: dict[str, Path]) -> int:
     return len(rows)
 
 
-def run_fold(fold: Fold, label: str, work: Path, recipe: str) -> tuple[dict[str, Any], Path]:
+def fit_once(work: Path, label: str, resume: bool, *arguments: str) -> dict[str, Any]:
+    """Fit, or with ``resume`` take what an interrupted run of this script fitted by the same recipe."""
+    note, (_, run, recipe, *_) = work / f"fit-{label}.json", arguments
+    if resume and note.is_file():
+        from riskml.learning.recipe import load_recipe
+        from riskml.learning.runs import read_run
+
+        if read_run(run).recipe == load_recipe(recipe):
+            result: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+            say(f"fit {label}: taken from {note}")
+            return result
+    note.unlink(missing_ok=True)
+    result = in_process(f"fit {label}", step_fit, *arguments)
+    write_text(note, json.dumps(result) + "\n")
+    return result
+
+
+def run_fold(fold: Fold, label: str, work: Path, recipe: str, *, resume: bool) -> tuple[dict[str, Any], Path]:
     """Fit, export and evaluate one fold; returns (steps, report)."""
     run, bundle = work / f"run-{label}", work / "folds" / f"perp-1h-{fold.data_end}"
     report = work / f"evaluate-{label}.json"
     seams = fold.fit_end, fold.calibrate_end
     dataset = str(work / "dataset")
     steps = {
-        f"fit_{label}": in_process(f"fit {label}", step_fit, dataset, str(run), recipe, *seams),
+        f"fit_{label}": fit_once(work, label, resume, dataset, str(run), recipe, *seams),
         f"export_{label}": in_process(f"export {label}", step_export, str(run), str(bundle)),
         f"evaluate_{label}": in_process(
             f"evaluate {label}", step_evaluate,
@@ -237,6 +254,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--work", default=str(work), help="lake, dataset, runs and bundles")
     parser.add_argument("--recipe", default="quick", help="recipe of the fits (default: %(default)s)")
     parser.add_argument("--results", default=str(results), help="where the figures go")
+    parser.add_argument(
+        "--resume", action="store_true", help="take up fits that are there, of the same recipe"
+    )
     parser.add_argument("--skip-ingest", action="store_true", help="the lake in --work is complete")
     return parser.parse_args(arguments)
 
@@ -257,7 +277,7 @@ def main(arguments: list[str]) -> int:
     parts: dict[str, Path] = {}
     for fold in FOLDS:
         year = fold.data_end[:4]
-        fold_steps, parts[year] = run_fold(fold, year, work, options.recipe)
+        fold_steps, parts[year] = run_fold(fold, year, work, options.recipe, resume=options.resume)
         steps |= fold_steps
     parts["accounts-2023"] = work / "backfill-2023.json"
     folders = str(work / "folds"), str(work / "lake"), str(work / "margins")

@@ -49,7 +49,10 @@ class LoadingHead(nn.Module):
                 default if index is None else torch.where(valid[..., index], features[..., index], default)
             )
         base = torch.stack(columns, dim=-1).clamp(-1.0, 1.0)
-        loadings = (base + self.change(known.clamp(-FEATURE_CLIP, FEATURE_CLIP))).clamp(-1.0, 1.0)
+        # in float64, since the terms may cancel: graph and network then agree on small loadings too
+        weight, bias = self.change.weight.double(), self.change.bias.double()
+        added = nn.functional.linear(known.clamp(-FEATURE_CLIP, FEATURE_CLIP).double(), weight, bias)
+        loadings = (base + added.to(base.dtype)).clamp(-1.0, 1.0)
         # the root has no slope at 0, where a market without loading features starts
         norm = torch.sqrt(torch.square(loadings).sum(dim=-1, keepdim=True).clamp(min=1e-12))
         return loadings * (MAX_NORM / norm.clamp(min=MAX_NORM))
