@@ -254,15 +254,13 @@ def _with_warnings(scored: Scored, data: EvaluationData, loaded: LoadedBundle, l
         (_warning_scores(data, held, before.stress), onset[held], before.usable),
         (_warning_scores(data, tested, scored.stress[MODEL]), onset[tested]),
         data.interval,
-        ours=MODEL,
     )
     return replace(scored, alarms=warned.alarm, onset=warned.onset)
 
 
 def _warning_scores(data: EvaluationData, rows: slice, stress: FloatND) -> dict[str, FloatND]:
-    """Scores of the model, one per horizon, and of the one-line detectors [n rows, n_markets]."""
-    own = {f"{MODEL}_{name}": stress[:, :, index] for index, name in enumerate(data.horizons)}
-    return own | {name: values[rows] for name, values in detectors(data).items()}
+    """Scores of the model, by its shortest horizon, and of the one-line detectors [n rows, n_markets]."""
+    return {MODEL: stress[:, :, 0]} | {name: values[rows] for name, values in detectors(data).items()}
 
 
 def baseline_markets(own: Sequence[str], known: Collection[str], scored: Sequence[str]) -> list[str]:
