@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from riskml.errors import ConfigError
 from riskml.learning.module import MarketModule
 from riskml.learning.networks.market import MarketNet
-from riskml.learning.recipe import Recipe
+from riskml.learning.recipe import Recipe, TrainingSpec
 from riskml.learning.windows import ChunkDataset, ChunkSampler
 
 ProgressFn = Callable[[int, int, str], None]
@@ -74,29 +74,8 @@ def train(
 
     validates = validation_data is not None
     module = MarketModule(net, recipe, training.epochs * len(sampler), report, validates=validates)
-    best = ModelCheckpoint(
-        dirpath=checkpoints,
-        filename="best",
-        monitor=_MONITOR if validates else None,
-        save_last=True,
-        save_top_k=1,
-        enable_version_counter=False,
-        # Saved any earlier, the epoch does not count as done, and a resumed fit repeats its order of chunks.
-        save_on_train_epoch_end=True,
-    )
     with _quiet(), torch.random.fork_rng():
-        trainer = pl.Trainer(
-            max_epochs=training.epochs,
-            accelerator="auto",
-            devices=1,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            deterministic=True,
-            gradient_clip_val=training.gradient_clip,
-            num_sanity_val_steps=0,
-            callbacks=[best, *([] if keep_last else [EarlyStopping(_MONITOR, patience=training.patience)])],
-        )
+        trainer = _make_trainer(training, checkpoints, validates=validates)
         validation_loader, start = None, []
         if validation_data is not None:
             validation_sampler = ChunkSampler(validation_data, 2 * training.batch_chunks, seed=None)
@@ -120,6 +99,33 @@ def train(
         net.load_state_dict(module.starting_state)
     net.cpu().eval()
     return Fitted(epoch, history)
+
+
+def _make_trainer(training: TrainingSpec, checkpoints: Path, *, validates: bool) -> pl.Trainer:
+    """Lightning's trainer, with the checkpoints that a fit resumes from and ends with."""
+    best = ModelCheckpoint(
+        dirpath=checkpoints,
+        filename="best",
+        monitor=_MONITOR if validates else None,
+        save_last=True,
+        save_top_k=1,
+        enable_version_counter=False,
+        # Saved any earlier, the epoch does not count as done, and a resumed fit repeats its order of chunks.
+        save_on_train_epoch_end=True,
+    )
+    ends = [] if training.keep == "last" else [EarlyStopping(_MONITOR, patience=training.patience)]
+    return pl.Trainer(
+        max_epochs=training.epochs,
+        accelerator="auto",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        deterministic=True,
+        gradient_clip_val=training.gradient_clip,
+        num_sanity_val_steps=0,
+        callbacks=[best, *ends],
+    )
 
 
 def _validation_loss(module: MarketModule, trainer: pl.Trainer, loader: DataLoader[object]) -> float:
