@@ -103,3 +103,12 @@ def test_the_sequence_part_is_what_its_experiment_varies() -> None:
         assert last.features == sequence.features
     finer, hourly = (variants[f"{kind}, last bar"].recipe.network.features for kind in ("finer", "hourly"))
     assert set(finer) - set(hourly) == set(script("ablate").FINE)
+
+
+def test_a_record_is_added_as_one_line(tmp_path: Path) -> None:
+    from riskml.learning.runs import append_record
+
+    file = tmp_path / "results.jsonl"
+    lines = [append_record(file, {"n": n, "text": "a\nb"}) for n in range(3)]
+    assert file.read_text(encoding="utf-8").splitlines() == lines
+    assert [json.loads(line)["n"] for line in lines] == [0, 1, 2]

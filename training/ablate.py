@@ -17,7 +17,6 @@ Appends a line to ``training/results/ablation.jsonl`` and prints it last.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -39,7 +38,7 @@ from riskml.learning.evaluation_data import load_data
 from riskml.learning.fit import fit_run
 from riskml.learning.protocol import FOLDS, HORIZONS, Fold, Scored, join, test_range
 from riskml.learning.recipe import Recipe, TrainingSpec, load_recipe
-from riskml.learning.runs import RUN_FILE, Run, read_run, write_text
+from riskml.learning.runs import RUN_FILE, Run, append_record, read_run
 from riskml.tables.build import Dataset, read_dataset
 from riskml.tables.lake import Lake
 from riskml.units import to_us
@@ -247,10 +246,7 @@ def main(arguments: list[str]) -> int:
             {k: round(v, 5) if isinstance(v, float) else v for k, v in row.to_dict().items()} for row in found
         ],
     }
-    text = json.dumps(line)
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    write_text(RESULTS, before + text + "\n")
-    print(text)
+    print(append_record(RESULTS, line))
     return 0
 
 

@@ -25,7 +25,7 @@ from riskml.learning.baselines import Which
 from riskml.learning.evaluate import Evaluated, evaluate_rows
 from riskml.learning.measures import measure
 from riskml.learning.protocol import FOLDS, LONG_MARKETS, Scored, join
-from riskml.learning.runs import write_text
+from riskml.learning.runs import append_record, write_text
 from riskml.learning.splits import EXCLUDED_MARKETS
 from riskml.learning.walk_forward import fold_path, pool_folds
 from riskml.scoring.session import load_bundle
@@ -161,10 +161,7 @@ def main(arguments: list[str]) -> int:
         whole = evaluate_all(Path(options.folds), lake, every)
         line["groups"] = groups(whole, markets)
     line["seconds"] = round(time.perf_counter() - started, 1)
-    text = json.dumps(line)
-    before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    write_text(RESULTS, before + text + "\n")
-    print(text)
+    print(append_record(RESULTS, line))
     return 0
 
 

@@ -57,6 +57,14 @@ def write_text(file: Path, text: str) -> None:
         staging.unlink(missing_ok=True)
 
 
+def append_record(file: Path, record: Mapping[str, Any]) -> str:
+    """Add one line to a file of JSON lines, atomically; returns the line."""
+    text = json.dumps(record)
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    write_text(file, before + text + "\n")
+    return text
+
+
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Write JSON atomically, with sorted keys and without NaN."""
     write_text(file, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
