@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from riskml.arrays import Bool2D
+from riskml.errors import ConfigError
 from riskml.features.catalog import CATALOG
 from riskml.learning.ablation import AblationRow, compare, run_forecast
 from riskml.learning.baselines import fit_baselines
@@ -223,9 +224,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("experiment", choices=sorted(PLANS))
     parser.add_argument("--work", default=str(REPOSITORY / "runs" / "real"), help="lake and dataset")
+    parser.add_argument("--folds", help="years of test parts, default those of the experiment")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
     work, plan = Path(options.work), PLANS[options.experiment]()
+    if options.folds:
+        years = options.folds.split(",")
+        plan = replace(plan, folds=tuple(fold for fold in plan.folds if fold.data_end[:4] in years))
+        if len(plan.folds) != len(years):
+            raise ConfigError(f"{options.folds} names test parts that {options.experiment} does not have")
     data, lake = read_dataset(work / "dataset"), Lake(work / "lake")
     parts = [
         score_fold(plan, fold, data, lake, work / "ablation" / options.experiment) for fold in plan.folds
@@ -238,7 +245,8 @@ def main(arguments: list[str]) -> int:
         found.extend(compare(*pair, (rows, chosen)))
     line = {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": f"python training/ablate.py {options.experiment}",
+        "command": f"python training/ablate.py {options.experiment}"
+        + (f" --folds {options.folds}" if options.folds else ""),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}",
         "seconds": round(time.perf_counter() - started, 1),
         "folds": [fold.data_end for fold in plan.folds],
