@@ -1,7 +1,8 @@
 """The training step: the network, its averaged copy, and the loss between them.
 
 The copy that is kept is an exponential average of the weights over steps. It smooths
-the last epochs at no cost at inference, and its validation loss chooses the epoch.
+the last epochs at no cost at inference, and its validation loss chooses the epoch
+where a recipe keeps the best one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running the Lightning trainer: deterministic, resumable, keeping the best epoch.
+"""Running the Lightning trainer: deterministic, resumable, keeping the best epoch or the last.
 
 Checkpoints hold tensors and plain values only and are read with ``weights_only``.
 """

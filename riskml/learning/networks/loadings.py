@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-LOADING_FEATURES = ("factor_loading_1", "factor_loading_2")
+from riskml.learning.networks.market import FEATURE_CLIP, LARGE, LOADING_FEATURES
+
 MAX_NORM = 0.999
-FEATURE_CLIP = 5.0
-_LARGE = 1e30
 
 
 class LoadingHead(nn.Module):
@@ -40,7 +39,7 @@ class LoadingHead(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """``features`` [..., n_features] and bool ``mask`` of the same shape -> [..., 2]."""
-        valid = mask & (features.abs() < _LARGE)
+        valid = mask & (features.abs() < LARGE)
         known = torch.where(valid, (features - self.mean) / self.scale, torch.zeros_like(features))
         columns = []
         for factor, index in enumerate(self.base):
