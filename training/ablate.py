@@ -83,10 +83,11 @@ class Plan:
 
 
 def small(recipe: Recipe) -> Recipe:
-    """The standard recipe with one member and fewer trees."""
+    """The standard recipe with one member, fewer trees, and no crossed networks."""
     expert = replace(recipe.expert, n_trees=250, n_blocks=2)
     network = replace(recipe.network, loadings="features")  # books are not compared
-    return replace(recipe, network=network, training=replace(recipe.training, members=1), expert=expert)
+    training = replace(recipe.training, members=1, cross_blocks=0)
+    return replace(recipe, network=network, training=training, expert=expert)
 
 
 def with_features(recipe: Recipe, names: tuple[str, ...], **network: Any) -> Recipe:

@@ -132,7 +132,8 @@ class _Fitter:
         """Final trees of one horizon, and their cross-fitted forecast [n_bars, n_markets]."""
         n_bars, n_markets = self.data.usable.shape
         by_block, curves = [], []
-        for bars, others in _blocks(self.data, self.splits, self.n_blocks):
+        for bars, apart in self.splits.blocks(self.data.ts, self.n_blocks):
+            others = _rows(self.data, apart)
             held = np.zeros((n_bars, n_markets), dtype=np.bool_)
             held[bars] = True
             held = held.reshape(-1) & rows
@@ -209,16 +210,3 @@ def _rows(data: ExpertData, bars: Bool1D) -> Bool1D:
     """Rows [n_bars * n_markets] of the bars that have features and every target."""
     known = data.usable & np.isfinite(data.variance).all(axis=2) & bars[:, None]
     return np.asarray(known.reshape(-1))
-
-
-def _blocks(data: ExpertData, splits: Splits, n_blocks: int) -> list[tuple[slice, Bool1D]]:
-    """Bars of each block of the fit part, and the rows of the other blocks a purge apart from it."""
-    begin, end = (int(np.searchsorted(data.ts, t)) for t in (splits.fit_start, splits.fit_end))
-    seams = np.linspace(begin, end, n_blocks + 1).astype(int)
-    fit = splits.rows(data.ts, "fit")
-    result = []
-    for first, last in zip(seams[:-1].tolist(), seams[1:].tolist(), strict=True):
-        start, stop = data.ts[first], data.ts[last - 1]
-        apart = (data.ts + splits.purge_us < start) | (data.ts > stop + splits.purge_us)
-        result.append((slice(first, last), _rows(data, fit & apart)))
-    return result

@@ -2,8 +2,9 @@
 
 Order: cut the range; start the networks at the log-HAR of the train part; train each; keep its
 best epoch on the tail of the fit part, or its last; fit the boosted expert, if the recipe has one;
-calibrate on fit and calibrate parts together, at the horizons where a calibration of the fit part
-alone improves the calibrate part; record.
+forecast the fit part by blocks, each by networks and trees of the others; calibrate on fit and
+calibrate parts together, at the horizons where a calibration of the fit part alone improves the
+calibrate part; record.
 No row at or after ``data_end`` is read. The same data, recipe, seed and number of threads
 give the same ``metrics.json`` and the same hash of weights.
 """
@@ -21,12 +22,13 @@ import numpy as np
 import torch
 
 import riskml
-from riskml.arrays import FloatND
+from riskml.arrays import Float2D, FloatND, TimeUs
 from riskml.errors import ConfigError, DataError
 from riskml.learning.calibrate import Calibration, choose_calibration
 from riskml.learning.columns import covered_columns, missing_columns, recipe_columns
+from riskml.learning.crossed import crossed_nets, forecast_crossed, train_crossed
 from riskml.learning.expert import WEIGHT, ExpertData, ExpertFit, fit_expert
-from riskml.learning.inference import DenseForecast, forecast_panel, start_panel
+from riskml.learning.inference import DenseForecast, start_panel
 from riskml.learning.networks.ensemble import EnsembleNet
 from riskml.learning.networks.market import FeatureRoles
 from riskml.learning.plots import write_plots
@@ -46,7 +48,7 @@ from riskml.learning.runs import (
     write_weights,
 )
 from riskml.learning.splits import Splits, fitted_markets, make_splits
-from riskml.learning.start import Start, initialise
+from riskml.learning.start import Start, initialise, row_weights
 from riskml.learning.summary import (
     fallback_law,
     feature_bounds,
@@ -91,11 +93,18 @@ class _Job:
     markets: list[int]
     families: dict[str, str]
     net: EnsembleNet
+    crossed: tuple[EnsembleNet, ...]
+    """One network per block of the fit part, for the calibration; not part of the result."""
     panel: Panel
 
     @property
     def n_rows(self) -> int:
         return int(self.panel.features.shape[1])
+
+    @property
+    def bars(self) -> TimeUs:
+        """Times of the bars of the fit [n_bars]."""
+        return np.asarray(self.data.ts[: self.n_rows])
 
     @property
     def has_tail(self) -> bool:
@@ -108,7 +117,7 @@ class _Job:
 
     def rows(self, part: str) -> Any:
         """[n_bars] rows of a part."""
-        return self.splits.rows(self.data.ts[: self.n_rows], part)
+        return self.splits.rows(self.bars, part)
 
 
 def fit_run(
@@ -159,7 +168,10 @@ def fit_run(
     job = _prepare(dataset, chosen, fit_end, calibrate_end)
     start = _start(job)
     _open_folder(folder, _identity(job), resume)
-    fitted = _train(job, folder / CHECKPOINTS, resume, progress)
+    weight = row_weights(start_panel(job.net, job.panel), job.rows("train"), chosen.loss.crisis_weight)
+    fitted = _train(job, weight, folder / CHECKPOINTS, resume, progress)
+    within, places = (job.panel, job.bars, job.splits), folder / CHECKPOINTS
+    train_crossed(job.crossed, *within, chosen, weight, places, resume=resume, progress=progress)
     expert = _expert(job, progress) if job.net.has_expert else None
     _say(progress, chosen, "calibrating")
     calibration, forecast = _calibrate(job, expert)
@@ -217,9 +229,9 @@ def _prepare(data: Dataset, recipe: Recipe, fit_end: TimeLike | None, calibrate_
     data = covered_columns(data, splits.rows(data.ts, "train"), markets, recipe.network)
     families = feature_families(data.feature_names)
     roles = FeatureRoles.of(data.feature_names, recipe.network, families)
-    net = make_net(recipe, roles, len(info.horizons))
+    nets = make_net(recipe, roles, len(info.horizons)), crossed_nets(recipe, roles, len(info.horizons))
     n_rows = int(np.searchsorted(data.ts, splits.data_end))
-    return _Job(data, recipe, splits, markets, families, net, make_panel(data, markets, roles.har, n_rows))
+    return _Job(data, recipe, splits, markets, families, *nets, make_panel(data, markets, roles.har, n_rows))
 
 
 def _start(job: _Job) -> Start:
@@ -242,17 +254,20 @@ def _start(job: _Job) -> Start:
     estimated = {
         name: value for name, value in first.state_dict().items() if not name.startswith(_RANDOM_PARTS)
     }
-    for member in list(job.net.members)[1:]:
+    for member in [*list(job.net.members)[1:], *(net.first for net in job.crossed)]:
         member.load_state_dict({**member.state_dict(), **estimated})
-    job.net.remember_start(first)
+    for net in (job.net, *job.crossed):
+        net.remember_start(first)
     return start
 
 
-def _train(job: _Job, checkpoints: Path, resume: bool, progress: ProgressFn | None) -> list[Fitted]:
+def _train(
+    job: _Job, weight: Float2D | None, checkpoints: Path, resume: bool, progress: ProgressFn | None
+) -> list[Fitted]:
     """Train every member from a seed of its own; the first one's checkpoints lie where a single one's do."""
     recipe = job.recipe
     context, chunk = job.net.receptive_field - 1, recipe.training.chunk_bars
-    train_data = ChunkDataset(job.panel, job.rows("train"), context, chunk)
+    train_data = ChunkDataset(job.panel, job.rows("train"), context, chunk, weight)
     validation_data = None
     if job.has_tail:
         validation_data = ChunkDataset(job.panel, job.rows("validation"), context, chunk)
@@ -273,7 +288,7 @@ def _train(job: _Job, checkpoints: Path, resume: bool, progress: ProgressFn | No
 def _expert(job: _Job, progress: ProgressFn | None) -> ExpertFit:
     """Fit the boosted expert."""
     data = ExpertData(
-        ts=job.data.ts[: job.n_rows],
+        ts=job.bars,
         features=np.ascontiguousarray(job.panel.features.transpose(0, 1).numpy()),
         variance=job.cut(job.data.variance),
         start_log=start_panel(job.net, job.panel),
@@ -376,7 +391,8 @@ def _open_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
 def _calibrate(job: _Job, expert: ExpertFit | None) -> tuple[Calibration, DenseForecast]:
     """Calibrate on fit and calibrate rows, write the scale into the network and the forecast."""
     info = job.data.info
-    forecast = forecast_panel(job.net, job.panel, None if expert is None else expert.delta)
+    delta = None if expert is None else expert.delta
+    forecast = forecast_crossed(job.net, job.crossed, job.panel, job.bars, job.splits, delta)
     parts = job.rows("fit"), job.rows("calibrate")
     mae = job.cut(job.data.mae)
     if not np.isfinite((mae + forecast.sigma)[parts[0] | parts[1]]).any():

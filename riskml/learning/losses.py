@@ -113,7 +113,14 @@ def _survival_grid(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, tu
     return torch.tensor(table.values, dtype=dtype, device=device), (*scales, table.inv_nu_min)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask``; zero (with a gradient) when nothing is present."""
-    weight = mask.to(values.dtype)
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)
+def masked_mean(values: Tensor, mask: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of ``values`` where ``mask``; zero (with a gradient) when nothing is present.
+
+    Parameters
+    ----------
+    weight : of the values, >= 0, broadcastable to them, 1 on average over all batches: a batch of heavy rows
+        counts for more than one of light rows. None = 1.
+    """
+    present = mask.to(values.dtype)
+    weighted = values * present if weight is None else values * present * weight
+    return weighted.sum() / present.sum().clamp(min=1.0)

@@ -33,10 +33,10 @@ def loss_terms(law: MarketLaw, batch: Batch) -> dict[str, Tensor]:
     reach = distance_bce(batch.mae, law.log_sigma, law.nu.unsqueeze(-1), _distances(batch.mae)).mean(dim=-1)
     nll = half_t_nll(batch.mae, law.log_sigma, law.nu.unsqueeze(-1)).mean(dim=-1)
     return {
-        "half_t": masked_mean(nll, batch.law_mask),
-        "distance": masked_mean(reach, batch.law_mask),
-        "qlike": masked_mean(qlike(batch.variance, law.log_variance), batch.law_mask),
-        "stress": masked_mean(hazard_bce(batch.stress, law.hazard), batch.stress_mask),
+        "half_t": masked_mean(nll, batch.law_mask, batch.weight),
+        "distance": masked_mean(reach, batch.law_mask, batch.weight),
+        "qlike": masked_mean(qlike(batch.variance, law.log_variance), batch.law_mask, batch.weight),
+        "stress": masked_mean(hazard_bce(batch.stress, law.hazard), batch.stress_mask, batch.weight),
         "nu_penalty": masked_mean(torch.square(law.nu_delta), batch.law_mask),
     }
 

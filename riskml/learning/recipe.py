@@ -24,6 +24,8 @@ ENCODERS = ("tcn", "gru", "patch", "none")
 """Sequence parts that ``riskml.learning.networks.encoders`` offers."""
 KEPT = ("best", "last")
 """Which epoch a fit may keep."""
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""Arithmetic of the layers that a fit may use."""
 LOADINGS = ("features", "fitted")
 """Where factor loadings come from."""
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
@@ -118,12 +120,18 @@ class LossSpec:
     """Cross-entropy of the stress onset."""
     nu_penalty: float = 0.02
     """Squared deviation of logit nu from its constant; single shocks drive nu to its bound otherwise."""
+    crisis_weight: float = 1.0
+    """Of a row whose variance, by the log-HAR at the first horizon, lies in the top tenth of its market; others
+    weigh 1. What is known at the bar decides: rows chosen by what followed would bias every forecast."""
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
     """How the network is fitted."""
 
+    precision: str = "auto"
+    """Arithmetic of the network's layers in training: ``float32``, ``bfloat16``, or ``auto``, which is
+    bfloat16 on a GPU that has it. The log-HAR skip, the law and the losses are always float32."""
     epochs: int = 10
     """Most passes over the fit part."""
     patience: int = 4
@@ -147,6 +155,9 @@ class TrainingSpec:
     """Decay per step of the exponential average of weights, which is what is kept."""
     members: int = 1
     """Networks that differ by seed alone; the graph holds their mean."""
+    cross_blocks: int = 0
+    """Blocks of the fit part that a network of the *other* blocks forecasts, for the calibration alone: a
+    network looks better on the rows that it learnt from than on any later one. 0 = none."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +357,19 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
         ),
         (0 <= training.averaging < 1, "[training] averaging has to lie in [0, 1)"),
         (training.keep in KEPT, f"[training] keep has to be one of {', '.join(KEPT)}, not '{training.keep}'"),
+        (
+            training.precision in PRECISIONS,
+            f"[training] precision has to be one of {', '.join(PRECISIONS)}, not '{training.precision}'",
+        ),
         (1 <= training.members <= 16, "[training] members has to lie in 1 to 16"),
+        (
+            training.cross_blocks == 0 or 2 <= training.cross_blocks <= 16,
+            "[training] cross_blocks has to be 0, or lie in 2 to 16",
+        ),
+        (
+            training.cross_blocks == 0 or training.keep == "last",
+            "[training] cross_blocks needs keep = 'last': a tail that chooses the epoch may lie in the block",
+        ),
         (
             expert.n_trees >= 0
             and expert.num_leaves >= 2
@@ -369,8 +392,9 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             "[expert] learning_rate and the fractions have to lie in (0, 1], l2 must not be negative",
         ),
         (
-            min(loss.half_t, loss.qlike) > 0 and min(loss.distance, loss.stress, loss.nu_penalty) >= 0,
-            "[loss] half_t and qlike have to be positive, the others not negative",
+            min(loss.half_t, loss.qlike, loss.crisis_weight) > 0
+            and min(loss.distance, loss.stress, loss.nu_penalty) >= 0,
+            "[loss] half_t, qlike and crisis_weight have to be positive, the others not negative",
         ),
     ]
     return [Problem("recipe-range", message) for holds, message in rules if not holds]

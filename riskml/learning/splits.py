@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -60,6 +61,28 @@ class Splits:
         }[part]
         # A window (t, t + h] read at its last bar needs data up to and including t + h < end.
         return np.asarray((ts >= start) & (ts + self.purge_us < end))
+
+    def blocks(self, ts: TimeUs, n_blocks: int) -> list[tuple[slice, Bool1D]]:
+        """Contiguous blocks of the fit part, each with what may be learnt to forecast it.
+
+        Parameters
+        ----------
+        ts : bar times [n_bars].
+        n_blocks : number of blocks, of as many bars each.
+
+        Returns
+        -------
+        Bars of each block, and the rows [n_bars] of the fit part that lie the purge apart from it.
+        """
+        begin, end = (int(np.searchsorted(ts, t)) for t in (self.fit_start, self.fit_end))
+        seams = np.linspace(begin, end, n_blocks + 1).astype(int).tolist()
+        fit = self.rows(ts, "fit")
+        result = []
+        for first, last in pairwise(seams):
+            if last > first:
+                apart = (ts + self.purge_us < ts[first]) | (ts > ts[last - 1] + self.purge_us)
+                result.append((slice(first, last), np.asarray(fit & apart)))
+        return result
 
     def to_dict(self) -> dict[str, str]:
         """ISO dates under the manifest's names."""

@@ -7,17 +7,20 @@ a log-HAR half-t law are the same thing.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D
+from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Float3D
 from riskml.errors import DataError
 from riskml.learning.har import LogHar, fit_log_har
 from riskml.learning.losses import half_t_nll
 from riskml.learning.networks.market import NU_HIGH, NU_LOW, MarketNet
 
+CRISIS_SHARE = 0.1
+"""Share of a market's rows that ``[loss] crisis_weight`` speaks of."""
 _WINSOR = (0.001, 0.999)
 _NU_GRID = np.array([2.4, 2.7, 3.0, 3.3, 3.6, 4.0, 4.5, 5.0, 6.0, 8.0, 12.0, 20.0])
 _LAW_ROWS = 200_000
@@ -85,6 +88,28 @@ def initialise(
         bounds = np.stack([low - _VARIANCE_MARGIN, high + _VARIANCE_MARGIN], axis=1)
         net.log_variance_bounds.copy_(torch.from_numpy(bounds))
     return Start(fits, nu, np.exp(log_ratio))
+
+
+def row_weights(start_log: Float3D, train: Bool1D, crisis_weight: float) -> Float2D | None:
+    """Weights of the training loss [n_markets, n_bars]: ``crisis_weight`` in a market's stormiest tenth.
+
+    Parameters
+    ----------
+    start_log : log variance of the starting law [n_bars, n_markets, n_horizons]; the first horizon ranks.
+    train : [n_bars] rows that say where the tenth begins.
+    crisis_weight : of such a row beside 1; None is returned for 1.
+
+    Notes
+    -----
+    NaN handling: a row without a starting law weighs 1.
+    """
+    if crisis_weight == 1.0:
+        return None
+    level = start_log[..., 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a market without a row
+        limit = np.nanquantile(level[train], 1.0 - CRISIS_SHARE, axis=0)
+    return np.asarray(np.where(level >= limit, crisis_weight, 1.0).T)
 
 
 def _scaling(features: AnyArray) -> tuple[Float1D, Float1D]:

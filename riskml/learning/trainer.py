@@ -67,6 +67,7 @@ def train(
     training = recipe.training
     keep_last = training.keep == "last"
     sampler = ChunkSampler(train_data, training.batch_chunks, seed=recipe.seed)
+    net.mixed = uses_bfloat16(training.precision)
 
     def report(epoch: int, row: dict[str, float]) -> None:
         if progress is not None:
@@ -99,6 +100,13 @@ def train(
         net.load_state_dict(module.starting_state)
     net.cpu().eval()
     return Fitted(epoch, history)
+
+
+def uses_bfloat16(precision: str) -> bool:
+    """Whether the layers train in bfloat16: asked for, or with ``auto`` on a GPU that computes in it."""
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bfloat16"
 
 
 def _make_trainer(training: TrainingSpec, checkpoints: Path, *, validates: bool) -> pl.Trainer:

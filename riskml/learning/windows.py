@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from riskml.arrays import AnyArray, Bool1D, Bool2D
+from riskml.arrays import AnyArray, Bool1D, Bool2D, Float2D
 from riskml.errors import DataError
 
 
@@ -36,6 +36,8 @@ class Batch:
     """Same shape; True where excursion and variance are known."""
     stress_mask: Tensor
     """Same shape."""
+    weight: Tensor
+    """[n_chunks, n_markets, chunk_bars, 1] in the loss, 1 where a recipe does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,16 @@ class ChunkDataset(Dataset[Batch]):
     rows : [n_bars] rows of the part; loss is taken at no other.
     context : bars before a loss position that the network sees (receptive field - 1).
     chunk_bars : loss positions per chunk.
+    weight : [n_markets, n_bars] of the rows in the loss, relative to each other; None = all alike.
 
     Raises
     ------
     DataError : no row of the part has features, targets and a full receptive field.
     """
 
-    def __init__(self, panel: Panel, rows: Bool1D, context: int, chunk_bars: int) -> None:
+    def __init__(
+        self, panel: Panel, rows: Bool1D, context: int, chunk_bars: int, weight: Float2D | None = None
+    ) -> None:
         self.panel, self.context, self.chunk_bars = panel, context, chunk_bars
         known = torch.isfinite(panel.variance) & torch.isfinite(panel.mae).all(dim=-1)
         wanted = rows & (np.arange(len(rows)) >= context)
@@ -111,7 +116,10 @@ class ChunkDataset(Dataset[Batch]):
                 fix="check the range and the gaps of the dataset with 'riskml check'",
             )
         self.first, self.last = int(positions[0]), int(positions[-1])
-        self.n_positions = int(self._law_mask.any(dim=-1).sum())
+        counted = self._law_mask.any(dim=-1)
+        self.n_positions = int(counted.sum())
+        relative = torch.ones(counted.shape) if weight is None else torch.from_numpy(weight).float()
+        self._weight = (relative / relative[counted].mean()).unsqueeze(-1)
 
     def starts(self, offset: int = 0) -> list[int]:
         """First loss positions of chunks that tile the part, shifted by ``offset`` bars."""
@@ -138,6 +146,7 @@ class ChunkDataset(Dataset[Batch]):
             stress=targets(panel.stress).masked_fill(~stress_mask, 0.0),
             law_mask=law_mask,
             stress_mask=stress_mask,
+            weight=targets(self._weight),
         )
 
 

@@ -158,6 +158,8 @@ class MarketNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.direct.weight)
         self.receptive_field = self.encoder.receptive_field
+        self.mixed = False
+        """Whether the layers work in bfloat16 while training; never in the graph."""
         self.register_load_state_dict_pre_hook(_accept_old_names)
 
     def describe_inputs(self) -> tuple[TensorInput, ...]:
@@ -228,6 +230,12 @@ class MarketNet(nn.Module):
         ``present`` says where a market has a bar, ``pooled`` where it counts in the mean. They are
         two, so that a market outside the pool is read like any other.
         """
+        if not (self.mixed and self.training):
+            return self._layers(inputs, static, present, pooled)
+        with torch.autocast(static.device.type, torch.bfloat16):
+            return self._layers(inputs, static, present, pooled).to(static.dtype)
+
+    def _layers(self, inputs: Tensor, static: Tensor, present: Tensor, pooled: Tensor) -> Tensor:
         own = static
         if self.encoder.channels:
             own = torch.cat([static, self._encode(inputs, present)], dim=-1)
