@@ -121,7 +121,7 @@ class LossSpec:
     nu_penalty: float = 0.02
     """Squared deviation of logit nu from its constant; single shocks drive nu to its bound otherwise."""
     crisis_weight: float = 1.0
-    """Of a row whose variance, by the log-HAR at the first horizon, lies in the top tenth of its market; others
+    """Of a row whose variance, by the log-HAR at the first horizon, is in the top tenth of its market; others
     weigh 1. What is known at the bar decides: rows chosen by what followed would bias every forecast."""
 
 
