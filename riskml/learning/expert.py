@@ -102,7 +102,8 @@ def fit_expert(
             fix="give a longer range, or set [expert] n_trees = 0",
         )
     learnt = _thinned(data, family_dropout, seed)
-    fitter = _Fitter(data, learnt, splits, spec, n_blocks, seed, n_threads, progress)
+    n_fits = data.variance.shape[2] * (n_blocks + (2 if n_stress_trees else 1))
+    fitter = _Fitter(data, learnt, splits, spec, n_blocks, seed, n_threads, n_fits, progress)
     parts = [fitter.horizon(h, rows) for h in range(data.variance.shape[2])]
     experts, deltas = [expert for expert, _ in parts], [delta for _, delta in parts]
     if n_stress_trees:
@@ -125,6 +126,7 @@ class _Fitter:
     n_blocks: int
     seed: int
     n_threads: int
+    n_fits: int
     progress: Callable[[int, int], None] | None
     done: int = 0
 
@@ -138,7 +140,8 @@ class _Fitter:
             held[bars] = True
             held = held.reshape(-1) & rows
             if not others.any() or not held.any():
-                continue  # a block in a gap of the data
+                self._report(1)  # a block in a gap of the data
+                continue
             fitted = self._fit(h, others, held, self.spec.n_trees)
             by_block.append((bars, fitted))
             curves.append(fitted.losses[0])
@@ -164,6 +167,7 @@ class _Fitter:
         rows = (data.usable & self.splits.rows(data.ts, "fit")[:, None]).reshape(-1)
         outcome = data.stress.reshape(-1, data.stress.shape[2])
         expert = fit_stress(self.learnt, outcome, rows, spec, seed=self.seed, n_threads=self.n_threads)
+        self._report(outcome.shape[1])
         return expert, self._predict(expert, slice(0, len(data.ts)))
 
     def _predict(self, expert: GammaExpert, bars: slice) -> Float3D:
@@ -186,10 +190,13 @@ class _Fitter:
             n_threads=self.n_threads,
             held_features=data.features.reshape(self.learnt.shape),
         )
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, data.variance.shape[2] * (self.n_blocks + 1))
+        self._report(1)
         return expert
+
+    def _report(self, fits: int) -> None:
+        self.done += fits
+        if self.progress is not None:
+            self.progress(self.done, self.n_fits)
 
 
 def _thinned(data: ExpertData, share: float, seed: int) -> Float32ND:

@@ -121,6 +121,22 @@ def test_stress_behind_the_fit_part_is_not_learnt_from() -> None:
     assert fitted(replace(data, stress=changed), splits).expert.to_text() == found.expert.to_text()
 
 
+def test_progress_counts_every_fit_and_ends_at_its_total() -> None:
+    told: list[tuple[int, int]] = []
+    fit_expert(
+        *expert_data(),
+        replace(SPEC, n_trees=3),
+        n_blocks=2,
+        n_stress_trees=2,
+        seed=1,
+        n_threads=1,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    total = len(HORIZONS) * (2 + 2)  # two blocks and the whole, and the classifier
+    assert told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
 def test_trees_of_stress_ask_for_stress() -> None:
     data, splits = expert_data()
     with pytest.raises(DataError, match="where stress was"):
