@@ -8,7 +8,7 @@ from typing import Protocol
 from riskml.errors import ConfigError, nearest
 from riskml.risk.accounts import AccountBook
 from riskml.risk.engines.hyperliquid import HyperliquidEngine
-from riskml.risk.engines.interface import EngineMargins
+from riskml.risk.engines.interface import EngineMargins, VenueState
 
 
 class Engine(Protocol):
@@ -19,7 +19,13 @@ class Engine(Protocol):
         """Name in the ``margins`` table and in ``MarginPolicy.barrier``."""
         ...
 
-    def margins(self, book: AccountBook, prices: Mapping[str, float] | None, ts: int) -> EngineMargins:
+    def margins(
+        self,
+        book: AccountBook,
+        prices: Mapping[str, float] | None,
+        ts: int,
+        state: VenueState | None = None,
+    ) -> EngineMargins:
         """Requirements at ``ts``; ``prices`` re-mark positions by symbol (or ``venue:symbol``)."""
         ...
 

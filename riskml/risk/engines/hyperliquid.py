@@ -18,7 +18,7 @@ from riskml.arrays import Float1D
 from riskml.errors import DataError
 from riskml.facts import load_facts, valid_at
 from riskml.risk.accounts import AccountBook
-from riskml.risk.engines.interface import EngineMargins, current_marks, sum_by_account
+from riskml.risk.engines.interface import EngineMargins, VenueState, current_marks, sum_by_account
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,13 @@ class HyperliquidEngine:
 
     name = "hyperliquid"
 
-    def margins(self, book: AccountBook, prices: Mapping[str, float] | None, ts: int) -> EngineMargins:
+    def margins(
+        self,
+        book: AccountBook,
+        prices: Mapping[str, float] | None,
+        ts: int,
+        state: VenueState | None = None,
+    ) -> EngineMargins:
         """Requirements of a book at ``ts``, all positions counted, whatever their venue."""
         positions = book.positions
         mark, _ = current_marks(positions, prices)

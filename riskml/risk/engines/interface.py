@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from riskml.arrays import Bool1D, Float1D
+from riskml.errors import DataError
 from riskml.risk.accounts import AccountBook, Positions
 from riskml.risk.sums import sum_by
 
@@ -19,7 +20,57 @@ class EngineMargins:
     initial_usd: Float1D
     maintenance_usd: Float1D
     position_maintenance_usd: Float1D
-    """The same per position [n_positions], in the book's order."""
+    """The same per position [n_positions], in the book's order; their sum per account is the maintenance. A
+    portfolio engine splits its maintenance over the positions by their notional."""
+    equity_usd: Float1D | None = None
+    """Account value as the venue's rules weigh it [n_accounts], for what the venue compares with maintenance;
+    None = the book's own equity."""
+
+
+@dataclass(frozen=True)
+class VenueState:
+    """What a venue's rules read beside the book and its prices.
+
+    Keys are as for prices: ``venue:symbol`` goes before ``symbol``. What is missing is taken as the engine's
+    docstring says, and never in the account's favour.
+    """
+
+    open_interest_usd: Mapping[str, float] = field(default_factory=dict)
+    """Open interest at the oracle price."""
+    twap_price: Mapping[str, float] = field(default_factory=dict)
+    """Five-minute time-weighted average of the oracle price."""
+    confidence: Mapping[str, float] = field(default_factory=dict)
+    """The oracle's confidence, on the scale that the venue publishes."""
+    oracle_age_s: Mapping[str, float] = field(default_factory=dict)
+    """Age of the oracle price, seconds."""
+    volatility: Mapping[str, float] = field(default_factory=dict)
+    """Per square root of a year."""
+    deposits_usd: Mapping[str, float] = field(default_factory=dict)
+    """Deposits of an asset with the venue, all users."""
+    net_user_pnl_usd: Mapping[str, float] = field(default_factory=dict)
+    """Open profit of a market's users, net."""
+
+    def of(self, name: str, pairs: Sequence[tuple[str, str]]) -> Float1D:
+        """One quantity of every (venue, symbol) [n_pairs]; NaN where it is not stated.
+
+        Raises
+        ------
+        DataError : a stated value that is negative, infinite or not a number (profits may be negative).
+        """
+        stated: Mapping[str, float] = getattr(self, name)
+        result = np.full(len(pairs), np.nan)
+        for row, (venue, symbol) in enumerate(pairs):
+            key = f"{venue}:{symbol}" if f"{venue}:{symbol}" in stated else symbol
+            if key in stated:
+                value = float(stated[key])
+                if not np.isfinite(value) or (value < 0.0 and name != "net_user_pnl_usd"):
+                    raise DataError(
+                        f"{name} of '{key}' is {value!r}",
+                        market=symbol,
+                        fix="state a finite value, not negative, or leave it out",
+                    )
+                result[row] = value
+        return result
 
 
 def current_marks(positions: Positions, prices: Mapping[str, float] | None) -> tuple[Float1D, Bool1D]:
