@@ -1,0 +1,330 @@
+"""dYdX v4: margin fractions that grow with open interest, in integers as the chain computes them.
+
+::
+
+    IMF   = base, if OI <= L or U = 0;  1, if OI >= U;  else base + floor((1 - base) (OI - L) / (U - L))
+    IM    = ceil(|N| max(IMF, custom))        MM = ceil(ceil(|N| base) fraction)      [not scaled by OI]
+    TNC   = quote balance + sum N;  liquidatable <=> MM > 0 and TNC < MM
+    bankruptcy quote = -dN - floor(TNC |dMM| / MM)
+    fill price = (N - clamp(adjustment (1 - TNC / MM), 0, 1) spread MM_position) / size
+
+with fractions in parts per million (ppm) and amounts in quote quantums (1e-6 USDC); N and OI at the oracle
+price. Source: dydxprotocol/v4-chain, x/perpetuals/types/liquidity_tier.go and x/perpetuals/lib/lib.go (commits
+6c82ba1 and b89003d, with custom fractions), x/clob/keeper/liquidations.go (commit 014223b), lib/margin/risk.go,
+x/subaccounts/keeper/subaccount.go (withdrawal gate). The functions of integers are equal to it to the last unit.
+
+What is missing or differs, never in the account's favour:
+
+- Open interest not stated: the market counts as above its upper cap, so IMF = 1 (base where the tier has no
+  caps). Maintenance does not read it.
+- A market that is not in the facts has the tier of their ``default``; tier parameters drift by vote.
+- A custom fraction is the account's own and can only raise initial margin; none stated means none chosen, which
+  is the protocol's 0.
+- The book holds floats, not base quantums: notional and open interest are rounded up to whole quantums (the
+  chain truncates, so the requirement is at most one quantum higher), net collateral is rounded down.
+- Net collateral (``equity_usd``): cash, open profit, margin of isolated positions, and USDC on the dYdX chain at
+  par whatever its price. Every other asset and chain counts as nothing. Unsettled funding is not in the book.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+
+from riskml.arrays import AnyArray, Float1D
+from riskml.errors import ConfigError, DataError
+from riskml.facts import load_facts, valid_at
+from riskml.risk.accounts import AccountBook
+from riskml.risk.engines.interface import EngineMargins, VenueState, current_marks, sum_by_account
+from riskml.risk.sums import sum_by
+
+ONE_MILLION = 1_000_000
+"""Parts per million in 1."""
+QUOTE_RESOLUTION = -6
+"""Decimal exponent of a quote quantum (USDC)."""
+QUANTUMS_PER_USD = 10**-QUOTE_RESOLUTION
+
+Amount = TypeVar("Amount", int, AnyArray)
+"""One integer, or an array of them (int64, or Python integers beyond its range)."""
+
+
+@dataclass(frozen=True)
+class LiquidityTier:
+    """Margin parameters that a group of markets shares."""
+
+    initial_margin_ppm: int
+    maintenance_fraction_ppm: int
+    """Maintenance as a part of the base initial margin."""
+    open_interest_lower_cap: int
+    """Quote quantums; up to here the fraction is the base."""
+    open_interest_upper_cap: int
+    """Quote quantums; from here on the fraction is 1. 0 = no scaling."""
+
+    @property
+    def maintenance_margin_ppm(self) -> int:
+        """Maintenance fraction of notional, rounded down: what the funding cap reads."""
+        return self.initial_margin_ppm * self.maintenance_fraction_ppm // ONE_MILLION
+
+    def initial_fraction_ppm(self, open_interest_quantums: int | None) -> int:
+        """Initial margin fraction at an open interest; None = not known, taken as above the upper cap."""
+        base, upper = self.initial_margin_ppm, self.open_interest_upper_cap
+        if upper == 0:
+            return base
+        if open_interest_quantums is None:
+            return ONE_MILLION
+        if open_interest_quantums <= self.open_interest_lower_cap:
+            return base
+        if open_interest_quantums >= upper:
+            return ONE_MILLION
+        lower = self.open_interest_lower_cap
+        return base + (ONE_MILLION - base) * (open_interest_quantums - lower) // (upper - lower)
+
+    def initial_quantums(
+        self, notional_quantums: Amount, open_interest_quantums: int | None, custom_ppm: int = 0
+    ) -> Amount:
+        """Initial margin of |notional|, rounded up; ``custom_ppm`` is the account's own fraction, 0 = none."""
+        fraction = max(self.initial_fraction_ppm(open_interest_quantums), custom_ppm)
+        return ceil_ppm(abs(notional_quantums), fraction)
+
+    def maintenance_quantums(self, notional_quantums: Amount) -> Amount:
+        """Maintenance margin of |notional|: the rounded base initial margin's part, rounded up again."""
+        base = ceil_ppm(abs(notional_quantums), self.initial_margin_ppm)
+        return ceil_ppm(base, self.maintenance_fraction_ppm)
+
+    def max_funding_ppm(self, clamp_factor_ppm: int) -> int:
+        """Largest |8 h funding rate|: ``factor (initial - maintenance)`` of the base, rounded down."""
+        return clamp_factor_ppm * (self.initial_margin_ppm - self.maintenance_margin_ppm) // ONE_MILLION
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What an account, or one position of it, is worth and has to hold, quote quantums."""
+
+    net_collateral: int
+    """Of a position alone: its signed notional."""
+    initial: int
+    maintenance: int
+
+    @property
+    def liquidatable(self) -> bool:
+        """There is something to liquidate, and net collateral is below maintenance."""
+        return self.maintenance > 0 and self.net_collateral < self.maintenance
+
+
+@dataclass(frozen=True)
+class LiquidationLimits:
+    """How much may be liquidated in one block, and when withdrawals stop; amounts in quote quantums."""
+
+    min_position_notional_liquidated: int
+    max_position_portion_liquidated_ppm: int
+    max_notional_liquidated: int
+    """Per subaccount and block."""
+    max_quantums_insurance_lost: int
+    """Per subaccount and block."""
+    bankruptcy_adjustment_ppm: int
+    spread_to_maintenance_margin_ratio_ppm: int
+    withdrawal_gate_blocks: int
+
+    def position_notional(self, notional_quantums: int) -> tuple[int, int]:
+        """Least and most notional of a position that one block may liquidate."""
+        size = abs(notional_quantums)
+        least = min(self.min_position_notional_liquidated, size)
+        return least, max(least, size * self.max_position_portion_liquidated_ppm // ONE_MILLION)
+
+    def subaccount_notional(self, liquidated_quantums: int) -> int:
+        """Notional that the block may still liquidate of a subaccount of which it liquidated some."""
+        return _rest("notional liquidated", self.max_notional_liquidated, liquidated_quantums)
+
+    def subaccount_insurance(self, lost_quantums: int) -> int:
+        """Insurance that the block may still pay for a subaccount."""
+        return _rest("insurance lost", self.max_quantums_insurance_lost, lost_quantums)
+
+    def liquidatable_notional(self, notional_quantums: int, liquidated_quantums: int = 0) -> int:
+        """Notional of a position that the block liquidates at most: both limits together."""
+        _, most = self.position_notional(notional_quantums)
+        return min(most, self.subaccount_notional(liquidated_quantums))
+
+    def withdrawals_blocked(self, block: int, *seen: int | None) -> bool:
+        """Whether withdrawals and transfers wait at height ``block``.
+
+        ``seen`` : heights at which a subaccount with negative net collateral, or a chain outage of five
+        minutes, was last seen; None = never. DataError for one later than ``block``.
+        """
+        ages = [block - height for height in seen if height is not None]
+        if ages and min(ages) < 0:
+            raise DataError(f"block {block} is before block {block - min(ages)}, which was seen already")
+        return any(age < self.withdrawal_gate_blocks for age in ages)
+
+
+def _rest(name: str, limit: int, used: int) -> int:
+    if not 0 <= used <= limit:
+        raise DataError(f"{name} has to be in [0, {limit}], found {used}")
+    return limit - used
+
+
+def ceil_ppm(value: Amount, ppm: int) -> Amount:
+    """``ceil(value ppm / 1e6)`` of integers >= 0, without leaving int64 on the way."""
+    whole, rest = divmod(value, ONE_MILLION)
+    result: Amount = whole * ppm - (-(rest * ppm) // ONE_MILLION)
+    return result
+
+
+def notional_quantums(base_quantums: int, base_resolution: int, price: int, price_exponent: int) -> int:
+    """Signed notional of a size at an oracle price, truncated towards zero as the chain does.
+
+    ``base_quantums 10^base_resolution x price 10^price_exponent`` in units of ``10^QUOTE_RESOLUTION``.
+    """
+    exponent = price_exponent + base_resolution - QUOTE_RESOLUTION
+    product = base_quantums * price
+    if exponent >= 0:
+        return int(product * 10**exponent)
+    size = abs(product) // 10**-exponent
+    return -size if product < 0 else size
+
+
+def position_risk(tier: LiquidityTier, notional: int, open_interest: int | None, custom_ppm: int = 0) -> Risk:
+    """Risk of one position of a signed notional, quote quantums."""
+    initial = tier.initial_quantums(notional, open_interest, custom_ppm)
+    return Risk(notional, initial, tier.maintenance_quantums(notional))
+
+
+def account_risk(quote_quantums: int, positions: list[Risk]) -> Risk:
+    """Risk of a subaccount: its quote balance and its positions."""
+    return Risk(
+        quote_quantums + sum(position.net_collateral for position in positions),
+        sum(position.initial for position in positions),
+        sum(position.maintenance for position in positions),
+    )
+
+
+def bankruptcy_quantums(total: Risk, before: Risk, after: Risk) -> int:
+    """Quote received (> 0) or paid for closing part of a position that just uses up its share of collateral.
+
+    Rounded up, so that a close at this price costs the insurance fund nothing.
+
+    Parameters
+    ----------
+    total : the subaccount.
+    before, after : the position, before and after the part is closed.
+
+    Raises
+    ------
+    DataError : a subaccount without maintenance, or a position that is enlarged.
+    """
+    change = after.maintenance - before.maintenance
+    if total.maintenance <= 0 or change > 0:
+        raise DataError("a bankruptcy price needs a position with maintenance, of which a part is closed")
+    share = total.net_collateral * abs(change) // total.maintenance
+    return before.net_collateral - after.net_collateral - share
+
+
+def fill_price(total: Risk, position: Risk, base_quantums: int, limits: LiquidationLimits) -> Fraction:
+    """Limit price of a liquidation order, quote quantums per base quantum, exact.
+
+    Raises
+    ------
+    DataError : a subaccount without maintenance, or a size of 0.
+    """
+    if total.maintenance <= 0 or base_quantums == 0:
+        raise DataError("a fill price needs a position with maintenance and a size other than 0")
+    shortfall = 1 - Fraction(total.net_collateral, total.maintenance)
+    rating = shortfall * Fraction(limits.bankruptcy_adjustment_ppm, ONE_MILLION)
+    rating = min(max(rating, Fraction(0)), Fraction(1))
+    spread = Fraction(limits.spread_to_maintenance_margin_ratio_ppm, ONE_MILLION) * position.maintenance
+    return (position.net_collateral - rating * spread) / base_quantums
+
+
+def liquidity_tier(symbol: str, ts: int) -> LiquidityTier:
+    """Tier of a market in force at ``ts``; the default for an unlisted one."""
+    facts = load_facts("dydx_v4_tiers")
+    name = valid_at(facts["market"].get(symbol, facts["default"]), ts)["tier"]
+    return LiquidityTier(**_values(valid_at(facts["tier"][name], ts)))
+
+
+def liquidation_limits(ts: int) -> LiquidationLimits:
+    """Liquidation limits in force at ``ts``."""
+    return LiquidationLimits(**_values(valid_at(load_facts("dydx_v4_tiers")["liquidations"], ts)))
+
+
+def _values(entry: Mapping[str, Any]) -> dict[str, int]:
+    return {name: value for name, value in entry.items() if name not in ("valid_from", "source")}
+
+
+def _quantums(usd: Float1D) -> AnyArray:
+    """Whole quantums, rounded up [n]; Python integers where int64 ends."""
+    rounded = np.ceil(usd * QUANTUMS_PER_USD)
+    if rounded.max(initial=0.0) < 2.0**62:
+        return rounded.astype(np.int64)
+    return np.asarray([int(value) for value in rounded], dtype=object)
+
+
+class DydxV4Engine:
+    """Requirements by dYdX v4's liquidity tiers; every position stands alone, there are no offsets.
+
+    Parameters
+    ----------
+    custom_ppm : the initial fraction that an account chose for a market, by (account_id, symbol).
+
+    Raises
+    ------
+    ConfigError : a custom fraction outside (0, 1_000_000] ppm.
+    """
+
+    name = "dydx_v4"
+
+    def __init__(self, custom_ppm: Mapping[tuple[str, str], int] | None = None) -> None:
+        self._custom = dict(custom_ppm or {})
+        for (account, symbol), ppm in self._custom.items():
+            if not 0 < ppm <= ONE_MILLION:
+                raise ConfigError(
+                    f"custom fraction of '{account}', '{symbol}' is {ppm}, not in (0, 1000000] ppm"
+                )
+
+    def margins(
+        self,
+        book: AccountBook,
+        prices: Mapping[str, float] | None,
+        ts: int,
+        state: VenueState | None = None,
+    ) -> EngineMargins:
+        """Requirements of a book at ``ts``, all positions counted, whatever their venue."""
+        positions = book.positions
+        mark, _ = current_marks(positions, prices)
+        notional = _quantums(np.abs(positions.size * mark))
+        maintenance, fraction = np.zeros_like(notional), np.zeros(len(notional), dtype=np.int64)
+        pairs, codes = positions.markets
+        interest = (state or VenueState()).of("open_interest_usd", pairs)
+        for row, (_, symbol) in enumerate(pairs):
+            tier, mine = liquidity_tier(symbol, ts), codes == row
+            known = None if np.isnan(interest[row]) else math.ceil(interest[row] * QUANTUMS_PER_USD)
+            maintenance[mine] = tier.maintenance_quantums(notional[mine])
+            fraction[mine] = tier.initial_fraction_ppm(known)
+        if self._custom:
+            owners = book.account_id[positions.account]
+            keys = zip(owners.tolist(), positions.symbol.tolist(), strict=True)
+            custom = [self._custom.get(key, 0) for key in keys]
+            fraction = np.maximum(fraction, np.asarray(custom, dtype=np.int64))
+        held, asked = maintenance.astype(np.float64), ceil_ppm(notional, fraction).astype(np.float64)
+        return EngineMargins(
+            sum_by_account(book, asked) / QUANTUMS_PER_USD,
+            sum_by_account(book, held) / QUANTUMS_PER_USD,
+            held / QUANTUMS_PER_USD,
+            _net_collateral_usd(book, mark, ts),
+        )
+
+
+def _net_collateral_usd(book: AccountBook, mark: Float1D, ts: int) -> Float1D:
+    """Total net collateral, rounded down to whole quantums, USD [n_accounts]."""
+    positions, rows = book.positions, book.collateral
+    counted = valid_at(load_facts("dydx_v4_tiers")["collateral"], ts)
+    at_par = (rows.chain == counted["chain"]) & (rows.asset == counted["asset"])
+    deposits = sum_by(rows.account, np.where(at_par, rows.amount, 0.0), len(book))
+    profit = positions.size * (mark - positions.entry_price)
+    margin = np.where(positions.isolated, np.nan_to_num(positions.isolated_margin_usd), 0.0)
+    total = book.cash_usd + deposits + sum_by_account(book, profit + margin)
+    return np.asarray(np.floor(total * QUANTUMS_PER_USD) / QUANTUMS_PER_USD)
