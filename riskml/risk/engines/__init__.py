@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Protocol
 
 from riskml.errors import ConfigError, nearest
 from riskml.risk.accounts import AccountBook
-from riskml.risk.engines.hyperliquid import HyperliquidEngine
 from riskml.risk.engines.interface import EngineMargins, VenueState
 
 
@@ -30,7 +30,18 @@ class Engine(Protocol):
         ...
 
 
-_ENGINES: dict[str, Callable[[], Engine]] = {"hyperliquid": HyperliquidEngine}
+_ENGINES: dict[str, str] = {
+    "binance_pm": "BinancePMEngine",
+    "derive_v2": "DeriveV2Engine",
+    "drift_v2": "DriftV2Engine",
+    "dydx_v4": "DydxV4Engine",
+    "hyperliquid": "HyperliquidEngine",
+    "orderly": "OrderlyEngine",
+    "paradex_pm": "ParadexPmEngine",
+    "span16": "Span16Engine",
+    "vega": "VegaEngine",
+}
+"""Class of each engine in the module of its name, which is imported when it is asked for."""
 
 
 def engine_names() -> list[str]:
@@ -45,4 +56,5 @@ def get_engine(name: str) -> Engine:
             f"there is no margin engine '{name}'.{nearest(name, _ENGINES)}",
             fix=f"use one of {', '.join(engine_names())}",
         )
-    return _ENGINES[name]()
+    made: Engine = getattr(import_module(f"riskml.risk.engines.{name}"), _ENGINES[name])()
+    return made

@@ -2,42 +2,41 @@
 
 ::
 
-    IMF   = base, if OI <= L or U = 0;  1, if OI >= U;  else base + floor((1 - base) (OI - L) / (U - L))
-    IM    = ceil(|N| max(IMF, custom))        MM = ceil(ceil(|N| base) fraction)      [not scaled by OI]
-    TNC   = quote balance + sum N;  liquidatable <=> MM > 0 and TNC < MM
-    bankruptcy quote = -dN - floor(TNC |dMM| / MM)
-    fill price = (N - clamp(adjustment (1 - TNC / MM), 0, 1) spread MM_position) / size
+    IMF = base, if OI <= L or U = 0;  1, if OI >= U;  else base + floor((1 - base) (OI - L) / (U - L))
+    IM  = ceil(|N| max(IMF, custom))    MM = ceil(ceil(|N| base) fraction)    [MM is not scaled by OI]
+    TNC = quote balance + sum N;  liquidatable <=> MM > 0 and TNC < MM
 
 with fractions in parts per million (ppm) and amounts in quote quantums (1e-6 USDC); N and OI at the oracle
-price. Source: dydxprotocol/v4-chain, x/perpetuals/types/liquidity_tier.go and x/perpetuals/lib/lib.go (commits
-6c82ba1 and b89003d, with custom fractions), x/clob/keeper/liquidations.go (commit 014223b), lib/margin/risk.go,
-x/subaccounts/keeper/subaccount.go (withdrawal gate). The functions of integers are equal to it to the last unit.
+price. Source: dydxprotocol/v4-chain, x/perpetuals/types/liquidity_tier.go and x/perpetuals/lib/lib.go
+(commits 6c82ba1 and b89003d, with custom fractions), lib/quantums.go, lib/margin/risk.go. The functions of
+integers are equal to it to the last unit; what liquidation does with them is in
+:mod:`riskml.risk.engines.dydx_v4_liquidation`.
 
 What is missing or differs, never in the account's favour:
 
-- Open interest not stated: the market counts as above its upper cap, so IMF = 1 (base where the tier has no
-  caps). Maintenance does not read it.
+- Open interest not stated: the market counts as above its upper cap, so IMF = 1 (base where the tier has
+  no caps). Maintenance does not read it.
 - A market that is not in the facts has the tier of their ``default``; tier parameters drift by vote.
-- A custom fraction is the account's own and can only raise initial margin; none stated means none chosen, which
-  is the protocol's 0.
+- A custom fraction is the account's own choice and can only raise initial margin; none stated means none
+  chosen, which is the protocol's 0.
 - The book holds floats, not base quantums: notional and open interest are rounded up to whole quantums (the
-  chain truncates, so the requirement is at most one quantum higher), net collateral is rounded down.
-- Net collateral (``equity_usd``): cash, open profit, margin of isolated positions, and USDC on the dYdX chain at
-  par whatever its price. Every other asset and chain counts as nothing. Unsettled funding is not in the book.
+  chain truncates, so a requirement is at most some quantums higher), net collateral is rounded down.
+- Net collateral (``equity_usd``): cash, open profit, margin of isolated positions, and USDC on the dYdX chain
+  at par whatever its price. Every other asset and chain counts as nothing. Unsettled funding is not in the
+  book.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, TypeVar
 
 import numpy as np
 
 from riskml.arrays import AnyArray, Float1D
-from riskml.errors import ConfigError, DataError
+from riskml.errors import ConfigError
 from riskml.facts import load_facts, valid_at
 from riskml.risk.accounts import AccountBook
 from riskml.risk.engines.interface import EngineMargins, VenueState, current_marks, sum_by_account
@@ -47,7 +46,7 @@ ONE_MILLION = 1_000_000
 """Parts per million in 1."""
 QUOTE_RESOLUTION = -6
 """Decimal exponent of a quote quantum (USDC)."""
-QUANTUMS_PER_USD = 10**-QUOTE_RESOLUTION
+QUANTUMS_PER_USD = 1_000_000
 
 Amount = TypeVar("Amount", int, AnyArray)
 """One integer, or an array of them (int64, or Python integers beyond its range)."""
@@ -87,12 +86,12 @@ class LiquidityTier:
     def initial_quantums(
         self, notional_quantums: Amount, open_interest_quantums: int | None, custom_ppm: int = 0
     ) -> Amount:
-        """Initial margin of |notional|, rounded up; ``custom_ppm`` is the account's own fraction, 0 = none."""
+        """Initial margin of |notional|, rounded up; ``custom_ppm`` is the account's own choice, 0 = none."""
         fraction = max(self.initial_fraction_ppm(open_interest_quantums), custom_ppm)
         return ceil_ppm(abs(notional_quantums), fraction)
 
     def maintenance_quantums(self, notional_quantums: Amount) -> Amount:
-        """Maintenance margin of |notional|: the rounded base initial margin's part, rounded up again."""
+        """Maintenance margin of |notional|: a part of the rounded base initial margin, rounded up."""
         base = ceil_ppm(abs(notional_quantums), self.initial_margin_ppm)
         return ceil_ppm(base, self.maintenance_fraction_ppm)
 
@@ -116,60 +115,10 @@ class Risk:
         return self.maintenance > 0 and self.net_collateral < self.maintenance
 
 
-@dataclass(frozen=True)
-class LiquidationLimits:
-    """How much may be liquidated in one block, and when withdrawals stop; amounts in quote quantums."""
-
-    min_position_notional_liquidated: int
-    max_position_portion_liquidated_ppm: int
-    max_notional_liquidated: int
-    """Per subaccount and block."""
-    max_quantums_insurance_lost: int
-    """Per subaccount and block."""
-    bankruptcy_adjustment_ppm: int
-    spread_to_maintenance_margin_ratio_ppm: int
-    withdrawal_gate_blocks: int
-
-    def position_notional(self, notional_quantums: int) -> tuple[int, int]:
-        """Least and most notional of a position that one block may liquidate."""
-        size = abs(notional_quantums)
-        least = min(self.min_position_notional_liquidated, size)
-        return least, max(least, size * self.max_position_portion_liquidated_ppm // ONE_MILLION)
-
-    def subaccount_notional(self, liquidated_quantums: int) -> int:
-        """Notional that the block may still liquidate of a subaccount of which it liquidated some."""
-        return _rest("notional liquidated", self.max_notional_liquidated, liquidated_quantums)
-
-    def subaccount_insurance(self, lost_quantums: int) -> int:
-        """Insurance that the block may still pay for a subaccount."""
-        return _rest("insurance lost", self.max_quantums_insurance_lost, lost_quantums)
-
-    def liquidatable_notional(self, notional_quantums: int, liquidated_quantums: int = 0) -> int:
-        """Notional of a position that the block liquidates at most: both limits together."""
-        _, most = self.position_notional(notional_quantums)
-        return min(most, self.subaccount_notional(liquidated_quantums))
-
-    def withdrawals_blocked(self, block: int, *seen: int | None) -> bool:
-        """Whether withdrawals and transfers wait at height ``block``.
-
-        ``seen`` : heights at which a subaccount with negative net collateral, or a chain outage of five
-        minutes, was last seen; None = never. DataError for one later than ``block``.
-        """
-        ages = [block - height for height in seen if height is not None]
-        if ages and min(ages) < 0:
-            raise DataError(f"block {block} is before block {block - min(ages)}, which was seen already")
-        return any(age < self.withdrawal_gate_blocks for age in ages)
-
-
-def _rest(name: str, limit: int, used: int) -> int:
-    if not 0 <= used <= limit:
-        raise DataError(f"{name} has to be in [0, {limit}], found {used}")
-    return limit - used
-
-
-def ceil_ppm(value: Amount, ppm: int) -> Amount:
-    """``ceil(value ppm / 1e6)`` of integers >= 0, without leaving int64 on the way."""
-    whole, rest = divmod(value, ONE_MILLION)
+def ceil_ppm(value: Amount, ppm: int | AnyArray) -> Amount:
+    """``ceil(value ppm / 1e6)`` of integers >= 0 and ppm <= 1e6, without leaving int64 on the way."""
+    whole: Any = value // ONE_MILLION
+    rest = value - whole * ONE_MILLION
     result: Amount = whole * ppm - (-(rest * ppm) // ONE_MILLION)
     return result
 
@@ -181,9 +130,10 @@ def notional_quantums(base_quantums: int, base_resolution: int, price: int, pric
     """
     exponent = price_exponent + base_resolution - QUOTE_RESOLUTION
     product = base_quantums * price
+    scale: int = 10 ** abs(exponent)
     if exponent >= 0:
-        return int(product * 10**exponent)
-    size = abs(product) // 10**-exponent
+        return product * scale
+    size = abs(product) // scale
     return -size if product < 0 else size
 
 
@@ -193,7 +143,7 @@ def position_risk(tier: LiquidityTier, notional: int, open_interest: int | None,
     return Risk(notional, initial, tier.maintenance_quantums(notional))
 
 
-def account_risk(quote_quantums: int, positions: list[Risk]) -> Risk:
+def account_risk(quote_quantums: int, positions: Sequence[Risk]) -> Risk:
     """Risk of a subaccount: its quote balance and its positions."""
     return Risk(
         quote_quantums + sum(position.net_collateral for position in positions),
@@ -202,65 +152,27 @@ def account_risk(quote_quantums: int, positions: list[Risk]) -> Risk:
     )
 
 
-def bankruptcy_quantums(total: Risk, before: Risk, after: Risk) -> int:
-    """Quote received (> 0) or paid for closing part of a position that just uses up its share of collateral.
-
-    Rounded up, so that a close at this price costs the insurance fund nothing.
-
-    Parameters
-    ----------
-    total : the subaccount.
-    before, after : the position, before and after the part is closed.
-
-    Raises
-    ------
-    DataError : a subaccount without maintenance, or a position that is enlarged.
-    """
-    change = after.maintenance - before.maintenance
-    if total.maintenance <= 0 or change > 0:
-        raise DataError("a bankruptcy price needs a position with maintenance, of which a part is closed")
-    share = total.net_collateral * abs(change) // total.maintenance
-    return before.net_collateral - after.net_collateral - share
-
-
-def fill_price(total: Risk, position: Risk, base_quantums: int, limits: LiquidationLimits) -> Fraction:
-    """Limit price of a liquidation order, quote quantums per base quantum, exact.
-
-    Raises
-    ------
-    DataError : a subaccount without maintenance, or a size of 0.
-    """
-    if total.maintenance <= 0 or base_quantums == 0:
-        raise DataError("a fill price needs a position with maintenance and a size other than 0")
-    shortfall = 1 - Fraction(total.net_collateral, total.maintenance)
-    rating = shortfall * Fraction(limits.bankruptcy_adjustment_ppm, ONE_MILLION)
-    rating = min(max(rating, Fraction(0)), Fraction(1))
-    spread = Fraction(limits.spread_to_maintenance_margin_ratio_ppm, ONE_MILLION) * position.maintenance
-    return (position.net_collateral - rating * spread) / base_quantums
-
-
 def liquidity_tier(symbol: str, ts: int) -> LiquidityTier:
     """Tier of a market in force at ``ts``; the default for an unlisted one."""
     facts = load_facts("dydx_v4_tiers")
     name = valid_at(facts["market"].get(symbol, facts["default"]), ts)["tier"]
-    return LiquidityTier(**_values(valid_at(facts["tier"][name], ts)))
+    return LiquidityTier(**parameters(facts["tier"][name], ts))
 
 
-def liquidation_limits(ts: int) -> LiquidationLimits:
-    """Liquidation limits in force at ``ts``."""
-    return LiquidationLimits(**_values(valid_at(load_facts("dydx_v4_tiers")["liquidations"], ts)))
-
-
-def _values(entry: Mapping[str, Any]) -> dict[str, int]:
+def parameters(entries: Sequence[dict[str, Any]], ts: int) -> dict[str, Any]:
+    """What the entry in force at ``ts`` states, without its date and source."""
+    entry = valid_at(entries, ts)
     return {name: value for name, value in entry.items() if name not in ("valid_from", "source")}
 
 
-def _quantums(usd: Float1D) -> AnyArray:
-    """Whole quantums, rounded up [n]; Python integers where int64 ends."""
+def quantums_up(usd: Float1D) -> AnyArray:
+    """Whole quantums of amounts >= 0, rounded up [n]; Python integers where int64 ends."""
     rounded = np.ceil(usd * QUANTUMS_PER_USD)
-    if rounded.max(initial=0.0) < 2.0**62:
-        return rounded.astype(np.int64)
-    return np.asarray([int(value) for value in rounded], dtype=object)
+    small = rounded.max(initial=0.0) < 2.0**62
+    integers: AnyArray = (
+        rounded.astype(np.int64) if small else np.asarray([int(value) for value in rounded], dtype=object)
+    )
+    return integers
 
 
 class DydxV4Engine:
@@ -282,7 +194,8 @@ class DydxV4Engine:
         for (account, symbol), ppm in self._custom.items():
             if not 0 < ppm <= ONE_MILLION:
                 raise ConfigError(
-                    f"custom fraction of '{account}', '{symbol}' is {ppm}, not in (0, 1000000] ppm"
+                    f"the custom fraction of '{account}' for '{symbol}' is {ppm} ppm",
+                    fix="state parts per million in (0, 1000000], or leave it out",
                 )
 
     def margins(
@@ -295,20 +208,15 @@ class DydxV4Engine:
         """Requirements of a book at ``ts``, all positions counted, whatever their venue."""
         positions = book.positions
         mark, _ = current_marks(positions, prices)
-        notional = _quantums(np.abs(positions.size * mark))
-        maintenance, fraction = np.zeros_like(notional), np.zeros(len(notional), dtype=np.int64)
+        notional = quantums_up(np.abs(positions.size * mark))
+        maintenance, fraction = np.zeros_like(notional), self._custom_ppm(book)
         pairs, codes = positions.markets
         interest = (state or VenueState()).of("open_interest_usd", pairs)
         for row, (_, symbol) in enumerate(pairs):
             tier, mine = liquidity_tier(symbol, ts), codes == row
             known = None if np.isnan(interest[row]) else math.ceil(interest[row] * QUANTUMS_PER_USD)
             maintenance[mine] = tier.maintenance_quantums(notional[mine])
-            fraction[mine] = tier.initial_fraction_ppm(known)
-        if self._custom:
-            owners = book.account_id[positions.account]
-            keys = zip(owners.tolist(), positions.symbol.tolist(), strict=True)
-            custom = [self._custom.get(key, 0) for key in keys]
-            fraction = np.maximum(fraction, np.asarray(custom, dtype=np.int64))
+            fraction[mine] = np.maximum(fraction[mine], tier.initial_fraction_ppm(known))
         held, asked = maintenance.astype(np.float64), ceil_ppm(notional, fraction).astype(np.float64)
         return EngineMargins(
             sum_by_account(book, asked) / QUANTUMS_PER_USD,
@@ -317,11 +225,17 @@ class DydxV4Engine:
             _net_collateral_usd(book, mark, ts),
         )
 
+    def _custom_ppm(self, book: AccountBook) -> AnyArray:
+        """The account's own fraction for each position [n_positions] int64, 0 = none."""
+        owners = book.account_id[book.positions.account].tolist()
+        keys = zip(owners, book.positions.symbol.tolist(), strict=True)
+        return np.asarray([self._custom.get(key, 0) for key in keys], dtype=np.int64)
+
 
 def _net_collateral_usd(book: AccountBook, mark: Float1D, ts: int) -> Float1D:
     """Total net collateral, rounded down to whole quantums, USD [n_accounts]."""
     positions, rows = book.positions, book.collateral
-    counted = valid_at(load_facts("dydx_v4_tiers")["collateral"], ts)
+    counted = parameters(load_facts("dydx_v4_tiers")["collateral"], ts)
     at_par = (rows.chain == counted["chain"]) & (rows.asset == counted["asset"])
     deposits = sum_by(rows.account, np.where(at_par, rows.amount, 0.0), len(book))
     profit = positions.size * (mark - positions.entry_price)

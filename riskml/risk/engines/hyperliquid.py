@@ -3,7 +3,11 @@
 ``MM = N rate_n - deduction_n`` with ``rate_n = 1 / (2 max_leverage_n)`` and
 ``deduction_n = deduction_{n-1} + lower_n (rate_n - rate_{n-1})`` (continuous in N);
 ``IM = N / leverage``; an account is liquidated when equity < MM. Source: Hyperliquid's documentation
-(margining, liquidations, margin tiers); the tiers are dated facts.
+(margining, liquidations, margin tiers); the tiers are dated facts. What happens to an account that is
+liquidated, the mark price and the other rules: :mod:`riskml.risk.engines.hyperliquid_liquidation`.
+
+An unlisted symbol has the tiers of the small coins. The edge itself, which the documentation gives to neither
+tier ("0-150M", ">150M"), belongs to the upper one, whose initial margin is larger.
 """
 
 from __future__ import annotations
@@ -92,6 +96,51 @@ def liquidation_price(
         raise DataError("a position of size 0 has no liquidation price")
     side = 1.0 if size > 0 else -1.0
     return price - side * margin_available / abs(size) / (1.0 - side / maintenance_leverage)
+
+
+def liquidation_price_over_tiers(
+    table: TierTable, price: Float1D, size: Float1D, margin_available: Float1D
+) -> Float1D:
+    """Price at which each position's equity meets maintenance, over all tiers of its market [n].
+
+    The rule of :func:`liquidation_price`, with the maintenance leverage of the tier that holds *at the
+    liquidation price*, as the documentation asks, and ``margin_available`` measured by that tier's line
+    ``N rate_n - deduction_n``. Equity less maintenance is strictly monotone in the price and linear within a
+    tier, so exactly one tier contains its own solution.
+
+    Parameters
+    ----------
+    table : tiers of the market.
+    price : [n] current mark.
+    size : [n] base units, signed.
+    margin_available : [n] account value (or isolated margin) less its whole maintenance at ``price``, USD;
+        the prices of other positions stand still.
+
+    Returns
+    -------
+    Float1D : [n]; <= 0 means that no price liquidates a long, or that every price liquidates a short.
+
+    NaN handling: an unknown input gives NaN.
+
+    Raises
+    ------
+    DataError : a size of 0.
+    """
+    size, price = np.asarray(size, dtype=np.float64), np.asarray(price, dtype=np.float64)
+    if (size == 0.0).any():
+        raise DataError(
+            "a position of size 0 has no liquidation price", row=int(np.flatnonzero(size == 0.0)[0])
+        )
+    side, notional = np.sign(size), np.abs(size) * price
+    funds = margin_available + table.maintenance_usd(np.nan_to_num(notional))
+    # [n, n_tiers - 1]: equity less maintenance where the notional is a tier's lower bound; the solution lies
+    # at or beyond a bound where a long is below its maintenance already, or a short not yet.
+    bound = table.lower_usd[1:]
+    excess = funds[:, None] + side[:, None] * (bound - notional[:, None]) - table.maintenance_usd(bound)
+    tier = (side[:, None] * excess <= 0.0).sum(axis=1)
+    rate, deduction = table.rate[tier], table.deduction[tier]
+    available = funds - (notional * rate - deduction)
+    return np.asarray(price - side * available / np.abs(size) / (1.0 - side * rate))
 
 
 class HyperliquidEngine:

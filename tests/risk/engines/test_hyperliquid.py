@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
+from fractions import Fraction
+from statistics import median
+
 import numpy as np
 import pytest
 
@@ -9,7 +14,24 @@ from riskml.errors import ConfigError, DataError
 from riskml.facts import load_facts
 from riskml.risk import AccountBook
 from riskml.risk.engines import engine_names, get_engine
-from riskml.risk.engines.hyperliquid import liquidation_price, tier_table
+from riskml.risk.engines.hyperliquid import (
+    HyperliquidEngine,
+    liquidation_price,
+    liquidation_price_over_tiers,
+    tier_table,
+)
+from riskml.risk.engines.hyperliquid_liquidation import (
+    LiquidationRules,
+    MarkRules,
+    Stage,
+    adl_rank,
+    liquidation_fraction,
+    liquidation_stage,
+    mark_price,
+    transfer_requirement_usd,
+    update_average,
+    weighted_median,
+)
 from riskml.units import to_us
 
 ALPHA, NOW = to_us("2023-03-01"), to_us("2025-09-01")
@@ -79,7 +101,7 @@ def test_the_engine_adds_up_positions_at_live_prices() -> None:
 
 
 def test_an_unknown_engine_and_a_time_before_the_first_tiers_are_refused() -> None:
-    assert engine_names() == ["hyperliquid"]
+    assert "hyperliquid" in engine_names()
     with pytest.raises(ConfigError, match="there is no margin engine 'hyper'"):
         get_engine("hyper")
     with pytest.raises(ConfigError, match="no entry is in force at 2020-01-01"):
@@ -102,3 +124,386 @@ def test_every_chain_and_asset_fact_is_dated_sourced_and_complete() -> None:
     for asset in load_facts("assets")["asset"].values():
         assert ("market" in asset) != ("pegged_to" in asset)
         assert 0.0 <= asset["base_haircut"] < 1.0
+
+
+# Golden vectors against a slow implementation in exact fractions: maintenance is summed slice by slice (no
+# deductions), and a liquidation price is the zero of a straight line through two points of its segment.
+
+FACTS = load_facts("hyperliquid_tiers")
+RULES, MARK = LiquidationRules.at(NOW), MarkRules.at(NOW)
+Tiers = list[dict[str, float]]
+
+
+def slow_maintenance(tiers: Tiers, notional: Fraction) -> Fraction:
+    total = Fraction(0)
+    for number, tier in enumerate(tiers):
+        lower = Fraction(tier["lower_usd"])
+        upper = Fraction(tiers[number + 1]["lower_usd"]) if number + 1 < len(tiers) else notional
+        total += max(min(notional, upper) - lower, Fraction(0)) / (2 * Fraction(tier["max_leverage"]))
+    return total
+
+
+def slow_initial(tiers: Tiers, notional: float) -> Fraction:
+    leverage = [tier["max_leverage"] for tier in tiers if notional >= tier["lower_usd"]][-1]
+    return Fraction(notional) / Fraction(leverage)
+
+
+def slow_liquidation_price(tiers: Tiers, price: float, size: float, available: float) -> Fraction:
+    mark, base = Fraction(price), Fraction(size)
+    start = Fraction(available) + slow_maintenance(tiers, abs(base) * mark)
+
+    def excess(at: Fraction) -> Fraction:
+        return start + base * (at - mark) - slow_maintenance(tiers, abs(base) * at)
+
+    edges = [Fraction(tier["lower_usd"]) / abs(base) for tier in tiers]
+    inside = [number for number, edge in enumerate(edges) if (excess(edge) <= 0) == (base > 0)]
+    segment = max(inside, default=0)
+    left = edges[segment]
+    right = edges[segment + 1] if segment + 1 < len(edges) else 2 * left + 1
+    slope = (excess(right) - excess(left)) / (right - left)
+    return left - excess(left) / slope
+
+
+def tier_lists() -> list[tuple[str, str, Tiers]]:
+    found = [("NEVERLISTED", str(entry["valid_from"]), entry["tiers"]) for entry in FACTS["default"]]
+    for symbol, entries in FACTS["symbol"].items():
+        found += [(symbol, str(entry["valid_from"]), entry["tiers"]) for entry in entries]
+    return found
+
+
+def edge_vectors() -> list[tuple[str, str, float]]:
+    """Every edge of every table, one cent below, on it and above, and a point beyond."""
+    return [
+        (symbol, day, max(tier["lower_usd"] + unit, 0.0))
+        for symbol, day, tiers in tier_lists()
+        for tier in tiers
+        for unit in (-0.01, 0.0, 0.01, 12_345_678.9)
+    ]
+
+
+def liquidation_vectors() -> list[tuple[str, float, float, float]]:
+    """Longs and shorts whose liquidation lies just below, on and just above each edge, and anywhere."""
+    rng, found = random.Random(21), []
+    newest = {symbol: tiers for symbol, _, tiers in tier_lists()}
+    for symbol, tiers in newest.items():
+        for tier in tiers[1:]:
+            for side in (1.0, -1.0):
+                size, mark = side * tier["lower_usd"] / 1000.0, 1000.0 + 300.0 * side
+                for target in (999.9, 1000.0, 1000.1):  # price at which it shall be liquidated
+                    notional = Fraction(abs(size)) * Fraction(target)
+                    equity = slow_maintenance(tiers, notional) - Fraction(size) * Fraction(target - mark)
+                    now = slow_maintenance(tiers, Fraction(abs(size)) * Fraction(mark))
+                    found.append((symbol, mark, size, float(equity - now)))
+        size = rng.choice([-1, 1]) * 10 ** rng.uniform(-2, 6)
+        mark = 10 ** rng.uniform(-1, 5)
+        found += [(symbol, mark, size, abs(size) * mark * share) for share in (-0.2, 0.0, 0.01, 0.4, 3.0)]
+    return found
+
+
+EDGE_VECTORS, LIQUIDATION_VECTORS = edge_vectors(), liquidation_vectors()
+
+
+@pytest.mark.parametrize(("symbol", "day", "notional"), EDGE_VECTORS)
+def test_requirements_are_those_of_the_slices_at_every_edge(symbol: str, day: str, notional: float) -> None:
+    tiers = next(tiers for name, when, tiers in tier_lists() if (name, when) == (symbol, day))
+    table = tier_table(symbol, to_us(day))
+    maintenance = float(slow_maintenance(tiers, Fraction(notional)))
+    assert table.maintenance_usd(np.array([notional, -notional])).tolist() == pytest.approx(
+        [maintenance] * 2, rel=1e-9, abs=1e-9
+    )
+    initial = float(slow_initial(tiers, notional))
+    assert table.initial_usd(np.array([notional]))[0] == pytest.approx(initial, rel=1e-9)
+
+
+@pytest.mark.parametrize(("symbol", "mark", "size", "available"), LIQUIDATION_VECTORS)
+def test_the_liquidation_price_over_tiers_is_exact(
+    symbol: str, mark: float, size: float, available: float
+) -> None:
+    tiers = {name: found for name, _, found in tier_lists()}[symbol]
+    expected = slow_liquidation_price(tiers, mark, size, available)
+    found = liquidation_price_over_tiers(
+        tier_table(symbol, NOW), np.array([mark]), np.array([size]), np.array([available])
+    )[0]
+    assert found == pytest.approx(float(expected), rel=1e-9, abs=1e-9 * mark)
+
+
+def test_all_positions_of_a_market_at_once_are_the_single_ones() -> None:
+    rows = [vector for vector in LIQUIDATION_VECTORS if vector[0] == "BTC"]
+    mark, size, available = (np.array(column) for column in list(zip(*rows, strict=True))[1:])
+    table = tier_table("BTC", NOW)
+    together = liquidation_price_over_tiers(table, mark, size, available)
+    single = [liquidation_price_over_tiers(table, *(np.array([v]) for v in row[1:]))[0] for row in rows]
+    assert together.tolist() == single
+    assert len(EDGE_VECTORS) + len(LIQUIDATION_VECTORS) >= 500
+
+
+def test_within_one_tier_the_price_is_that_of_the_single_tier_rule() -> None:
+    table = tier_table("SOL", NOW)
+    found = liquidation_price_over_tiers(
+        table, np.array([150.0, 150.0]), np.array([100.0, -100.0]), np.array([900.0, 900.0])
+    )
+    assert found.tolist() == pytest.approx(
+        [liquidation_price(150.0, s, 900.0, 40.0) for s in (100.0, -100.0)]
+    )
+
+
+def test_the_liquidation_price_across_the_edge_of_btc_by_hand() -> None:
+    # 4_000 BTC at 50_000: 200M, MM = 200M x 2.5 % - 1.875M = 3.125M; 20M more than that.
+    # Below 37_500 (150M) the rate is 1.25 %: 23.125M + 4_000 (q - 50_000) = 50 q, so q = 176.875M / 3_950.
+    # That is 44_778, above 37_500: so the upper tier holds, 23.125M + 4_000 (q - 50_000) = 100 q - 1.875M,
+    # q = 175M / 3_900 = 44_871.79. With 60M more: 63.125M, and q = 136.875M / 3_950 = 34_651.90 in the lower.
+    table = tier_table("BTC", NOW)
+    found = liquidation_price_over_tiers(
+        table, np.full(2, 50_000.0), np.full(2, 4_000.0), np.array([20e6, 60e6])
+    )
+    assert found.tolist() == pytest.approx([175e6 / 3_900, 136.875e6 / 3_950])
+
+
+def test_more_margin_moves_the_liquidation_price_away() -> None:
+    table = tier_table("ETH", NOW)
+    margin = np.linspace(-5e6, 80e6, 500)
+    long, short = (
+        liquidation_price_over_tiers(table, np.full(500, 3_000.0), np.full(500, size), margin)
+        for size in (40_000.0, -40_000.0)
+    )
+    assert (np.diff(long) < 0).all()
+    assert (np.diff(short) > 0).all()
+
+
+def test_a_size_of_zero_is_refused_with_its_row_and_unknown_prices_stay_unknown() -> None:
+    table = tier_table("BTC", NOW)
+    with pytest.raises(DataError, match="size 0 has no liquidation price") as error:
+        liquidation_price_over_tiers(table, np.ones(2), np.array([1.0, 0.0]), np.ones(2))
+    assert error.value.row == 1
+    unknown = liquidation_price_over_tiers(
+        table, np.array([np.nan, 1.0]), np.ones(2), np.array([1.0, np.nan])
+    )
+    assert np.isnan(unknown).all()
+
+
+@pytest.mark.parametrize("maintenance", [3.0, 0.03, 3e9, 7.0, 0.0])
+@pytest.mark.parametrize("equity", ["none", "full", "backstop", "zero", "negative"])
+@pytest.mark.parametrize("step", [-1, 0, 1])
+def test_the_stage_is_that_of_exact_fractions(maintenance: float, equity: str, step: int) -> None:
+    exact = Fraction(str(maintenance))
+    base = {"none": 2 * exact, "full": exact, "backstop": exact * 2 / 3, "zero": 0, "negative": -exact}[
+        equity
+    ]
+    value = float(base) + step * 1e-6 * max(maintenance, 1.0)
+    if step == 0 and equity == "backstop" and maintenance == 7.0:
+        value = 4.666666666666666  # 2/3 of 7 is no float; this one lies below it
+    found = liquidation_stage(np.array([value]), np.array([maintenance]), RULES)[0]
+    if Fraction(value) < exact * 2 / 3:
+        expected = Stage.BACKSTOP
+    else:
+        expected = Stage.MARKET_ORDERS if Fraction(str(value)) < exact else Stage.NONE
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("notional", "since", "expected"),
+    [
+        (100_000.0, math.inf, 1.0),  # "larger than 100k": the edge itself is closed whole
+        (99_999.99, math.inf, 1.0),
+        (100_000.01, math.inf, 0.2),
+        (-250_000.0, math.inf, 0.2),
+        (250_000.0, 0.0, 1.0),  # cooldown
+        (250_000.0, 29.999, 1.0),
+        (250_000.0, 30.0, 1.0),
+        (250_000.0, 30.001, 0.2),
+        (250_000.0, math.nan, 1.0),
+        (math.nan, math.inf, 1.0),
+        (0.0, math.inf, 1.0),
+    ],
+)
+def test_a_large_position_is_closed_by_a_fifth_first_and_whole_in_the_cooldown(
+    notional: float, since: float, expected: float
+) -> None:
+    assert liquidation_fraction(np.array([notional]), np.array([since]), RULES).tolist() == [expected]
+
+
+def test_before_partial_liquidations_every_position_was_closed_whole() -> None:
+    early = LiquidationRules.at(ALPHA)
+    assert liquidation_fraction(np.array([1e9]), math.inf, early).tolist() == [1.0]
+    assert liquidation_stage(np.array([1.9]), np.array([3.0]), early).tolist() == [Stage.BACKSTOP]
+
+
+def test_an_unknown_equity_or_maintenance_is_in_the_backstop() -> None:
+    found = liquidation_stage(np.array([np.nan, 1.0]), np.array([1.0, np.nan]), RULES)
+    assert found.tolist() == [Stage.BACKSTOP, Stage.BACKSTOP]
+
+
+@pytest.mark.parametrize(
+    ("initial", "notional", "expected"),
+    [
+        (5.0, 40.0, 5.0),
+        (4.0, 40.0, 4.0),  # the kink: 10x leverage
+        (3.99, 40.0, 4.0),
+        (1.0, 40.0, 4.0),  # 40x leverage still leaves a tenth
+        (0.0, 0.0, 0.0),
+    ],
+)
+def test_a_withdrawal_leaves_the_initial_margin_and_a_tenth_of_the_notional(
+    initial: float, notional: float, expected: float
+) -> None:
+    found = transfer_requirement_usd(np.array([initial]), np.array([notional]), RULES)
+    assert found[0] == pytest.approx(expected)
+
+
+def test_the_rank_is_the_published_index_of_exact_fractions() -> None:
+    rng = random.Random(2)
+    rows = [
+        [rng.uniform(0.1, 1e5), rng.uniform(0.1, 1e5), rng.uniform(0, 1e8), rng.uniform(1, 1e7)]
+        for _ in range(50)
+    ]
+    rows.append([110.0, 100.0, 5_000.0, 1_000.0])  # 1.1 x 5 = 5.5
+    found = adl_rank(*np.array(rows).T)
+    expected = [
+        float(Fraction(mark) / Fraction(entry) * Fraction(notional) / Fraction(value))
+        for mark, entry, notional, value in rows
+    ]
+    assert found.tolist() == pytest.approx(expected, rel=1e-9)
+    assert found[-1] == pytest.approx(5.5)
+
+
+def test_an_account_without_value_ranks_first_and_a_rank_needs_prices() -> None:
+    ones = np.ones(3)
+    assert adl_rank(ones, ones, ones, np.array([0.0, -1.0, 2.0])).tolist() == [math.inf, math.inf, 0.5]
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(DataError, match="a rank needs positive prices") as error:
+            adl_rank(ones, np.array([1.0, bad, 1.0]), ones, ones)
+        assert error.value.row == 1
+
+
+WEIGHTS = dict(MARK.perp_weight)
+
+
+def slow_weighted_median(prices: dict[str, float]) -> float:
+    """The plain median of a list that holds each price as often as its weight says."""
+    return median([price for name, price in prices.items() for _ in range(int(WEIGHTS[name]))])
+
+
+def slow_mark(oracle: float, gap: float, book: list[float], perps: dict[str, float], average: float) -> float:
+    found = [] if math.isnan(oracle + gap) else [oracle + gap]
+    found += [] if any(math.isnan(price) for price in book) else [sorted(book)[1]]
+    known = {name: price for name, price in perps.items() if not math.isnan(price)}
+    found += [slow_weighted_median(known)] if known else []
+    if len(found) == 2 and not math.isnan(average):
+        found.append(average)
+    return median(found)
+
+
+def mark_vectors() -> list[tuple[float, float, list[float], dict[str, float], float]]:
+    rng, found = random.Random(17), []
+    for number in range(120):
+        perps = {name: round(rng.gauss(100, 3), 2) for name in WEIGHTS if rng.random() < 0.7}
+        book = [round(rng.gauss(100, 3), 2) for _ in range(3)]
+        oracle, average = round(rng.gauss(100, 3), 2), round(rng.gauss(100, 3), 2)
+        if number % 3 == 1:
+            oracle = math.nan
+        if number % 4 == 1:
+            book[number % 3] = math.nan
+        if number % 5 == 1:
+            average = math.nan
+        if math.isnan(oracle + sum(book)) and not perps:
+            perps = {"okx": 99.0}
+        found.append((oracle, round(rng.gauss(0, 1), 2), book, perps, average))
+    return found
+
+
+@pytest.mark.parametrize(("oracle", "gap", "book", "perps", "average"), mark_vectors())
+def test_the_mark_is_the_median_of_what_exists(
+    oracle: float, gap: float, book: list[float], perps: dict[str, float], average: float
+) -> None:
+    found = mark_price(
+        np.array([oracle]),
+        np.array([gap]),
+        np.array([book]),
+        {name: np.array([price]) for name, price in perps.items()},
+        np.array([average]),
+        MARK,
+    )
+    assert found[0] == pytest.approx(slow_mark(oracle, gap, book, perps, average), rel=1e-12)
+
+
+def test_the_mark_by_hand_and_of_many_markets_at_once() -> None:
+    # 1: oracle 100 + 1, book 103, perps: binance (3 of 9) 102, the rest 104 -> 104; median 103.
+    # 2: no perp: 101, 103 and the book's 30 s average of 90 -> 101.
+    # 3: only perps, 2 of 2 weights each side: the mean of 10 and 20.
+    nothing = math.nan
+    found = mark_price(
+        np.array([100.0, 100.0, nothing]),
+        np.ones(3),
+        np.array([[103.0, 105.0, 99.0], [103.0, 105.0, 99.0], [nothing, 1.0, 1.0]]),
+        {
+            "binance": np.array([102.0, nothing, nothing]),
+            "okx": np.array([104.0, nothing, 10.0]),
+            "bybit": np.array([104.0, nothing, 20.0]),
+            "gate": np.array([104.0, nothing, nothing]),
+            "mexc": np.array([104.0, nothing, nothing]),
+        },
+        np.array([90.0, 90.0, nothing]),
+        MARK,
+    )
+    assert found.tolist() == [103.0, 101.0, 15.0]
+
+
+def test_a_mark_of_nothing_and_an_exchange_without_a_weight_are_refused() -> None:
+    empty = np.array([np.nan])
+    with pytest.raises(DataError, match="needs an oracle, a book or a perp price"):
+        mark_price(empty, empty, np.full((1, 3), np.nan), {}, np.array([5.0]), MARK)
+    with pytest.raises(DataError, match="'kraken' has no weight"):
+        mark_price(empty, empty, np.full((1, 3), np.nan), {"kraken": np.ones(1)}, empty, MARK)
+
+
+def test_a_weighted_median_is_that_of_repeated_prices() -> None:
+    rng = random.Random(9)
+    rows = [[float(rng.randrange(5)) for _ in WEIGHTS] for _ in range(100)]
+    found = weighted_median(np.array(rows), np.array(list(WEIGHTS.values())))
+    assert found.tolist() == [slow_weighted_median(dict(zip(WEIGHTS, row, strict=True))) for row in rows]
+    assert np.isnan(weighted_median(np.full((1, 5), np.nan), np.ones(5))).all()
+
+
+def test_the_average_follows_its_recursion_and_forgets_over_its_window() -> None:
+    rng, numerator, denominator = random.Random(6), np.zeros(2), np.zeros(2)
+    slow = [[0.0, 0.0], [0.0, 0.0]]
+    for _ in range(50):
+        sample, elapsed = [rng.gauss(5, 1), rng.gauss(-5, 1)], [rng.uniform(0.5, 9), 3.0]
+        numerator, denominator = update_average(
+            numerator, denominator, np.array(sample), np.array(elapsed), MARK.mid_window_s
+        )
+        for row in range(2):
+            keep = math.exp(-elapsed[row] / 150.0)
+            slow[row] = [slow[row][0] * keep + sample[row] * elapsed[row], slow[row][1] * keep + elapsed[row]]
+    assert (numerator / denominator).tolist() == pytest.approx([n / d for n, d in slow], rel=1e-12)
+    # One sample of 8 for one window after a long past of 0: d = D / e + 150, so 8 x 150 / (D / e + 150).
+    found = update_average(np.zeros(1), np.full(1, 150.0), np.full(1, 8.0), np.full(1, 150.0), 150.0)
+    assert (found[0] / found[1])[0] == pytest.approx(8 / (1 / math.e + 1))
+
+
+def test_the_rules_are_dated() -> None:
+    for rules in (LiquidationRules, MarkRules):
+        with pytest.raises(ConfigError, match="no entry is in force at 2020-01-01"):
+            rules.at(to_us("2020-01-01"))
+    assert {"valid_from", "source"} <= FACTS["mark_price"][0].keys()
+    assert all({"valid_from", "source"} <= entry.keys() for entry in FACTS["liquidation"])
+
+
+def test_requirements_of_accounts_of_several_tiers_are_the_sums_of_their_slices() -> None:
+    rng = random.Random(12)
+    newest = {name: tiers for name, _, tiers in tier_lists()}
+    accounts, expected = [], []
+    for number in range(30):
+        positions, needed = [], [Fraction(0), Fraction(0)]
+        for symbol in rng.sample(sorted(newest), rng.randrange(0, 6)):
+            size, price = rng.choice([-1, 1]) * rng.randrange(1, 10**6), rng.randrange(1, 2000)
+            positions.append(
+                {"venue": "hyperliquid", "symbol": symbol, "size": float(size), "mark_price": float(price)}
+            )
+            needed[0] += slow_initial(newest[symbol], float(abs(size) * price))
+            needed[1] += slow_maintenance(newest[symbol], Fraction(abs(size) * price))
+        accounts.append({"account_id": str(number), "cash_usd": 0.0, "positions": positions})
+        expected.append([float(value) for value in needed])
+    margins = HyperliquidEngine().margins(AccountBook.from_dicts(accounts), None, NOW)
+    found = np.column_stack([margins.initial_usd, margins.maintenance_usd])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
