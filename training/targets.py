@@ -187,11 +187,41 @@ def sequence_rows(line: Line) -> Iterator[Row]:
             )
 
 
-def render(folds: Line, sequence: Line) -> str:
+def loss_rows(line: Line) -> Iterator[Row]:
+    """A family that is lost at serving, against a model that never had it."""
+    found: dict[str, list[float]] = {}
+    for row in line["rows"]:
+        family = row["variant"].removesuffix(" lost")
+        if row["reference"] == f"without {family}" and row["measure"] == "log_loss":
+            found.setdefault(family, []).append(row["ratio"])
+    for family, ratios in found.items():
+        figures = " / ".join(f"{ratio:.4f}" for ratio in ratios)
+        name = f"log-loss with {family} lost over a fit without it"
+        yield name, "at most 1.02", figures, max(ratios) <= 1.02
+
+
+def seed_rows(line: Line) -> Iterator[Row]:
+    """The standard recipe with other seeds: the widest ratio to its own."""
+    for measure, word in (
+        ("qlike", "QLIKE"),
+        ("log_loss", "log-loss"),
+        ("stress_log_loss", "stress log-loss"),
+    ):
+        ratios: dict[str, list[float]] = {}
+        for row in line["rows"]:
+            if row["measure"] == measure:
+                ratios.setdefault(row["horizon"], [1.0]).append(row["ratio"])
+        figures = " / ".join(f"{max(each) - min(each):.2%}" for each in ratios.values())
+        seeds = max(map(len, ratios.values()))
+        years = ", ".join(fold[:4] for fold in line["folds"])
+        yield f"spread of {word} over {seeds} seeds, {years}", "none", figures, None
+
+
+def render(folds: Line, sequence: Line, loss: Line, seeds: Line) -> str:
     """The table as Markdown."""
     sections: tuple[Iterator[Row], ...] = (
         size_rows(folds), probability_rows(folds), sequence_rows(sequence), coverage_rows(folds),
-        group_rows(folds), warning_rows(folds), book_rows(folds),
+        group_rows(folds), warning_rows(folds), book_rows(folds), loss_rows(loss), seed_rows(seeds),
     )  # fmt: skip
     body = [row for section in sections for row in section]
     met = sum(row[3] is True for row in body)
@@ -217,8 +247,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}")
     options = parser.parse_args(arguments)
-    sequence = newest(RESULTS / "ablation.jsonl", "ablate.py sequence")
-    text = render(newest(RESULTS / "folds.jsonl", '"groups"'), sequence)
+    names = ("sequence", "loss", "seeds")
+    ablations = [newest(RESULTS / "ablation.jsonl", f"ablate.py {name}") for name in names]
+    text = render(newest(RESULTS / "folds.jsonl", '"groups"'), *ablations)
     if options.write:
         TABLE.write_text(text, encoding="utf-8")
     print(text, end="")

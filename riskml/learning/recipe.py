@@ -261,9 +261,20 @@ def parse_recipe(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     return recipe
 
 
+def complete_recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's plain form, as run and manifest keep it, with the defaults of keys that are younger than it.
+
+    One that this version cannot read, because a key or a feature is gone, is returned as it is.
+    """
+    try:
+        return parse_recipe(plain).to_dict()
+    except ConfigError:
+        return dict(plain)
+
+
 def recipe_digest(plain: Mapping[str, Any]) -> str:
-    """sha256 of a recipe in its plain form, as run and manifest keep it: the same keys, the same digest."""
-    text = json.dumps(plain, sort_keys=True, allow_nan=False)
+    """sha256 of a recipe in its plain form; a key that is left out counts as its default."""
+    text = json.dumps(complete_recipe(plain), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

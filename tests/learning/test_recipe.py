@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from riskml.errors import ConfigError
-from riskml.learning.recipe import load_recipe, parse_recipe, recipe_names, with_seed
+from riskml.learning.recipe import (
+    Recipe,
+    complete_recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_digest,
+    recipe_names,
+)
 
 
 def test_every_released_recipe_is_valid_and_named_after_its_file() -> None:
@@ -68,3 +75,17 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[network", encoding="utf-8")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_recipe(tmp_path / "bad.toml")
+
+
+def test_a_key_that_is_younger_than_a_recipe_does_not_change_its_digest() -> None:
+    plain = Recipe("x").to_dict()
+    older = {**plain, "training": {k: v for k, v in plain["training"].items() if k != "cross_blocks"}}
+    assert recipe_digest(older) == recipe_digest(plain)
+    other = {**plain, "training": {**plain["training"], "epochs": plain["training"]["epochs"] + 1}}
+    assert recipe_digest(other) != recipe_digest(plain)
+
+
+def test_a_recipe_that_this_version_cannot_read_has_a_digest_of_its_own() -> None:
+    plain = {**Recipe("x").to_dict(), "gone": {"key": 1}}
+    assert complete_recipe(plain) == plain
+    assert recipe_digest(plain) != recipe_digest(Recipe("x").to_dict())
