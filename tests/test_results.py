@@ -45,14 +45,13 @@ def test_every_recorded_result_names_machine_date_and_command() -> None:
         assert {"machine", "date", "command"} <= line.keys()
 
 
-def newest_targets() -> tuple[ModuleType, dict[str, Any], dict[str, Any]]:
+def newest_targets() -> tuple[ModuleType, list[dict[str, Any]]]:
     targets = script("targets")
-    folds = targets.newest(RESULTS / "folds.jsonl", '"groups"')
-    return targets, folds, targets.newest(RESULTS / "ablation.jsonl", "ablate.py sequence")
+    return targets, targets.newest_lines()
 
 
 def test_the_table_of_targets_is_that_of_the_newest_recorded_runs() -> None:
-    targets, *lines = newest_targets()
+    targets, lines = newest_targets()
     text = targets.TABLE.read_text(encoding="utf-8")
     assert text == targets.render(*lines), "run: python training/targets.py --write"
 
@@ -67,11 +66,9 @@ def test_the_table_of_targets_is_that_of_the_newest_recorded_runs() -> None:
     ],
 )
 def test_a_figure_beyond_its_target_is_called_missed(key: str, value: float, name: str) -> None:
-    targets, folds, sequence = newest_targets()
-    folds["pooled"][key][0] = value
-    row = next(
-        line for line in targets.render(folds, sequence).splitlines() if line.startswith(f"| {name} |")
-    )
+    targets, lines = newest_targets()
+    lines[0]["pooled"][key][0] = value
+    row = next(line for line in targets.render(*lines).splitlines() if line.startswith(f"| {name} |"))
     assert row.endswith("**missed** |")
 
 

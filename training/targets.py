@@ -242,14 +242,19 @@ def render(folds: Line, sequence: Line, loss: Line, seeds: Line) -> str:
     )
 
 
+def newest_lines() -> list[Line]:
+    """What :func:`render` takes."""
+    names = ("sequence", "loss", "seeds")
+    ablations = [newest(RESULTS / "ablation.jsonl", f"ablate.py {name}") for name in names]
+    return [newest(RESULTS / "folds.jsonl", '"groups"'), *ablations]
+
+
 def main(arguments: list[str]) -> int:
     """Print or write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"into {TABLE.name}")
     options = parser.parse_args(arguments)
-    names = ("sequence", "loss", "seeds")
-    ablations = [newest(RESULTS / "ablation.jsonl", f"ablate.py {name}") for name in names]
-    text = render(newest(RESULTS / "folds.jsonl", '"groups"'), *ablations)
+    text = render(*newest_lines())
     if options.write:
         TABLE.write_text(text, encoding="utf-8")
     print(text, end="")

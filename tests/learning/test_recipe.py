@@ -14,6 +14,7 @@ from riskml.learning.recipe import (
     parse_recipe,
     recipe_digest,
     recipe_names,
+    with_seed,
 )
 
 
