@@ -2,10 +2,11 @@
 
 A network follows the rows that it was trained on more closely than any later one. A law that is calibrated
 on those looks sharper than it is, and its requirement is passed too often afterwards. So the fit part is
-cut into blocks; each block is forecast by a network of its own that was trained on the others, a purge apart,
-beside trees that were crossed in the same way (:mod:`riskml.learning.expert`). Behind the fit part the
-members of the graph speak. The crossed networks are one seed each, so they err a little more than the mean
-of the members: what is left of the difference makes the requirement larger, not smaller.
+cut into blocks; each block is forecast by a network of its own that started at the log-HAR of the others and
+was trained on them, a purge apart, beside trees that were crossed in the same way
+(:mod:`riskml.learning.expert`). Behind the fit part the members of the graph speak. What a crossed network
+shares with them is the scaling of its features, and the log-HAR that the trees add to. It is one seed, where
+the graph has the mean of several, so it errs a little more.
 """
 
 from __future__ import annotations

@@ -242,21 +242,19 @@ def _start(job: _Job) -> Start:
     data = job.data
     rows = np.repeat(job.rows("train"), len(job.markets)) & job.panel.usable.T.ravel()
     first = job.net.first
-    start = initialise(
-        first,
-        stacked(data.features),
-        stacked(data.mae),
-        stacked(data.variance),
-        stacked(data.stress),
-        rows,
-    )
+    observed = stacked(data.features), stacked(data.mae), stacked(data.variance), stacked(data.stress)
+    start = initialise(first, *observed, rows)
     # The other members start at the same law; what is theirs is drawn at random, not estimated.
     estimated = {
         name: value for name, value in first.state_dict().items() if not name.startswith(_RANDOM_PARTS)
     }
-    for member in [*list(job.net.members)[1:], *(net.first for net in job.crossed)]:
+    for member in list(job.net.members)[1:]:
         member.load_state_dict({**member.state_dict(), **estimated})
-    for net in (job.net, *job.crossed):
+    job.net.remember_start(first)
+    # A crossed network starts at the law of its own rows; the trees beside it add to the start of all rows.
+    blocks = job.splits.blocks(job.bars, len(job.crossed)) if job.crossed else []
+    for net, (_, others) in zip(job.crossed, blocks, strict=True):
+        initialise(net.first, *observed, rows & np.repeat(others, len(job.markets)), like=first)
         net.remember_start(first)
     return start
 

@@ -28,6 +28,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 """Arithmetic of the layers that a fit may use."""
 LOADINGS = ("features", "fitted")
 """Where factor loadings come from."""
+_Rule = tuple[bool, str]
+"""Whether it holds, and what is said where it does not."""
 _HAR = ("log_parkinson_1h", "log_har_8h", "log_har_24h", "log_har_7d", "log_har_28d")
 _SEQUENCE = ("log_parkinson_1h", "return_1h", "market_return_24h", "taker_imbalance_24h", "funding_rate_8h")
 _FEATURES = (
@@ -321,9 +323,18 @@ def _convert(value: Any, default: Any) -> Any:
 
 
 def _out_of_range(recipe: Recipe) -> list[Problem]:
-    network, training, split, loss = recipe.network, recipe.training, recipe.split, recipe.loss
-    expert = recipe.expert
     rules = [
+        *_split_rules(recipe.split, recipe.training),
+        *_network_rules(recipe.network),
+        *_training_rules(recipe.training),
+        *_expert_rules(recipe.expert),
+        *_loss_rules(recipe.loss),
+    ]
+    return [Problem("recipe-range", message) for holds, message in rules if not holds]
+
+
+def _split_rules(split: SplitSpec, training: TrainingSpec) -> list[_Rule]:
+    return [
         (
             0 < split.fit_fraction < split.calibrate_fraction <= 1,
             "[split] 0 < fit < calibrate <= 1 is required",
@@ -333,6 +344,11 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             split.validation_fraction > 0 or training.keep == "last",
             "[split] validation_fraction = 0 leaves nothing to choose the epoch by: set keep = 'last'",
         ),
+    ]
+
+
+def _network_rules(network: NetworkSpec) -> list[_Rule]:
+    return [
         (min(network.channels, network.hidden) >= 1, "[network] channels and hidden have to be at least 1"),
         (
             bool(network.dilations) and min(network.dilations, default=0) >= 1,
@@ -354,6 +370,11 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             network.loadings in LOADINGS,
             f"[network] loadings has to be one of {', '.join(LOADINGS)}, found '{network.loadings}'",
         ),
+    ]
+
+
+def _training_rules(training: TrainingSpec) -> list[_Rule]:
+    return [
         (
             min(training.epochs, training.patience, training.chunk_bars, training.batch_chunks) >= 1,
             "[training] epochs, patience, chunk_bars and batch_chunks have to be at least 1",
@@ -381,6 +402,11 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             training.cross_blocks == 0 or training.keep == "last",
             "[training] cross_blocks needs keep = 'last': a tail that chooses the epoch may lie in the block",
         ),
+    ]
+
+
+def _expert_rules(expert: ExpertSpec) -> list[_Rule]:
+    return [
         (
             expert.n_trees >= 0
             and expert.num_leaves >= 2
@@ -402,16 +428,20 @@ def _out_of_range(recipe: Recipe) -> list[Problem]:
             and expert.l2 >= 0,
             "[expert] learning_rate and the fractions have to lie in (0, 1], l2 must not be negative",
         ),
+    ]
+
+
+def _loss_rules(loss: LossSpec) -> list[_Rule]:
+    return [
         (
             min(loss.half_t, loss.qlike, loss.crisis_weight) > 0
             and min(loss.distance, loss.stress, loss.nu_penalty) >= 0,
             "[loss] half_t, qlike and crisis_weight have to be positive, the others not negative",
         ),
     ]
-    return [Problem("recipe-range", message) for holds, message in rules if not holds]
 
 
-def _encoder_rules(network: NetworkSpec) -> list[tuple[bool, str]]:
+def _encoder_rules(network: NetworkSpec) -> list[_Rule]:
     sizes = (network.window_bars, network.patch_bars, network.attention_heads, network.attention_layers)
     positive = min(sizes) >= 1
     return [

@@ -48,6 +48,8 @@ def initialise(
     variance: AnyArray,
     stress: AnyArray,
     rows: Bool1D,
+    *,
+    like: MarketNet | None = None,
 ) -> Start:
     """Estimate the starting point and write it into ``net``.
 
@@ -57,6 +59,7 @@ def initialise(
     features : [n_rows, n_features], NaN = missing; rows of all fitted markets, stacked.
     mae : [n_rows, n_horizons, 2]; variance, stress : [n_rows, n_horizons].
     rows : [n_rows] rows of the train part.
+    like : network whose scaling of features is taken over; None = estimate it on the rows.
 
     Raises
     ------
@@ -64,7 +67,10 @@ def initialise(
     """
     features, mae, variance, stress = features[rows], mae[rows], variance[rows], stress[rows]
     roles = net.roles
-    mean, scale = _scaling(features)
+    if like is None:
+        mean, scale = _scaling(features)
+    else:
+        mean, scale = (value.double().numpy() for value in (like.mean, like.scale))
     har_columns = list(roles.har)
     season = None if roles.season is None else features[:, roles.season]
     terms = features[:, har_columns].astype(np.float64)

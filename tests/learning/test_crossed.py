@@ -65,6 +65,37 @@ def test_a_block_is_forecast_by_the_network_that_did_not_see_it(run: RunResult, 
     np.testing.assert_array_equal(crossed.nu[behind], whole.nu[behind])
 
 
+@pytest.mark.parametrize("part", ["own block", "calibrate"])
+def test_a_crossed_network_knows_nothing_of_its_own_block_or_of_what_follows(
+    run: RunResult, seen: dict[str, Any], tmp_path: Path, part: str
+) -> None:
+    _, nets, _, ts, splits, _ = seen["arguments"]
+    bars, _ = splits.blocks(ts, 3)[1]
+    changed = make_toy()
+    inside = np.zeros(len(changed.ts), dtype=np.bool_)
+    inside[bars if part == "own block" else slice(int(np.searchsorted(ts, splits.fit_end)), None)] = True
+    for values in (changed.mae, changed.variance):
+        values[inside] *= 3.0
+    changed.stress[inside] = 1.0
+    again: dict[str, Any] = {}
+
+    def spy(*arguments: Any) -> DenseForecast:
+        again["nets"] = arguments[1]
+        return forecast_crossed(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "forecast_crossed", spy)
+        fit_run(changed, RECIPE, tmp_path / "run")
+    same = [
+        all(torch.equal(value, other) for value, other in zip(one, two, strict=True))
+        for one, two in (
+            (tuple(old.first.parameters()), tuple(new.first.parameters()))
+            for old, new in zip(nets, again["nets"], strict=True)
+        )
+    ]
+    assert same == ([False, True, False] if part == "own block" else [True, True, True])
+
+
 def test_the_calibration_is_that_of_the_crossed_forecast(run: RunResult, seen: dict[str, Any]) -> None:
     data = make_toy()
     splits = seen["arguments"][4]
@@ -73,6 +104,7 @@ def test_the_calibration_is_that_of_the_crossed_forecast(run: RunResult, seen: d
     forecast = seen["forecast"]
     expected = choose_calibration(forecast.sigma, forecast.nu, data.mae[:n_rows, kept], HORIZONS, *parts)
     np.testing.assert_allclose(run_record(run)["calibration_log_scale"], expected.log_scale)
+    np.testing.assert_allclose(run_record(run)["calibration_power"], expected.power)
 
 
 def run_record(run: RunResult) -> dict[str, Any]:

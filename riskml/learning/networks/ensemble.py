@@ -26,6 +26,7 @@ from riskml.learning.networks.market import (
     MAX_HAZARD,
     MarketLaw,
     MarketNet,
+    last_bars,
     log_har,
     onset_probability,
 )
@@ -103,8 +104,8 @@ class EnsembleNet(nn.Module):
         """
         if self.has_expert and expert is None:
             raise DataError("the network was fitted with a boosted expert, whose forecast is missing")
-        window = features[:, -self.receptive_field :].unsqueeze(0)
-        mask = feature_mask[:, -self.receptive_field :].unsqueeze(0)
+        window = last_bars(features, self.receptive_field).unsqueeze(0)
+        mask = last_bars(feature_mask, self.receptive_field).unsqueeze(0)
         added = None if expert is None else expert[None, :, None]
         law = self.law(window, mask, market_mask.unsqueeze(0), added)
         sigma = torch.exp(law.log_sigma[0, :, -1] + self.log_scale)

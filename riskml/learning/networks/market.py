@@ -182,8 +182,8 @@ class MarketNet(nn.Module):
         sigma [n_markets, n_horizons, 2], nu, variance, stress [n_markets, n_horizons] and
         loadings [n_markets, 2].
         """
-        window = features[:, -self.receptive_field :]
-        mask = feature_mask[:, -self.receptive_field :]
+        window = last_bars(features, self.receptive_field)
+        mask = last_bars(feature_mask, self.receptive_field)
         law = self.law(window.unsqueeze(0), mask.unsqueeze(0), market_mask.unsqueeze(0))
         sigma = torch.exp(law.log_sigma[0, :, -1] + self.log_scale)
         variance = torch.exp(law.log_variance[0, :, -1])
@@ -285,6 +285,11 @@ def _accept_old_names(module: nn.Module, state: dict[str, Any], prefix: str, *_:
     """Read weights that were saved when the sequence part was always a convolution, and named after it."""
     for name in [key for key in state if key.startswith(f"{prefix}tcn.")]:
         state[f"{prefix}encoder.{name.removeprefix(f'{prefix}tcn.')}"] = state.pop(name)
+
+
+def last_bars(values: Tensor, n_bars: int) -> Tensor:
+    """The last bars of [n_markets, at least n_bars, n_features]; of a length that an export knows."""
+    return values.narrow(1, values.shape[1] - n_bars, n_bars)
 
 
 def log_har(
