@@ -60,8 +60,8 @@ def test_the_table_of_targets_is_that_of_the_newest_recorded_runs() -> None:
     ("key", "value", "name"),
     [
         ("log_loss_ratio 8h all both", 0.99, "log-loss ratio to logit(z)"),
-        ("breach_rate 1h all down", 0.0066, "breaches, long"),
-        ("breach_rate 1h all down", 0.0034, "breaches, long"),
+        ("breach_rate 1h all down", 0.0066, "breaches, long, pooled"),
+        ("breach_rate 1h all down", 0.0034, "breaches, long, pooled"),
         ("portfolio_saving 24h mixed policy", 0.29, "mixed books below gross"),
     ],
 )

@@ -38,7 +38,7 @@ HEADLINE = (
     "auc", "slope", "breach_rate", "breach_rate_top_decile", "kupiec_share", "christoffersen_share",
     "rolling_red_share", "average_margin", "early_warning_recall", "early_warning_precision",
     "early_warning_false_per_week", "early_warning_alarm_share", "early_warning_lead_minutes",
-    "early_warning_gain",
+    "early_warning_gain", "early_warning_gain_any",
 )  # fmt: skip
 """Pooled measures of the bundle that the line keeps."""
 
@@ -151,6 +151,18 @@ def main(arguments: list[str]) -> int:
         "pooled": headline(report["metrics"]),
         "models": by_model(report["metrics"]),
         "worst_market": worst_markets(report["metrics"]),
+        "alarm_thresholds": {
+            fold.data_end[:4]: part["alarm_thresholds"].get("riskml")
+            for fold, part in zip(FOLDS, report["folds"], strict=True)
+        },
+        "fold_models": {
+            fold.data_end[:4]: by_model(part["metrics"])
+            for fold, part in zip(FOLDS, report["folds"], strict=True)
+        },
+        "fold_worst_market": {
+            fold.data_end[:4]: worst_markets(part["metrics"])
+            for fold, part in zip(FOLDS, report["folds"], strict=True)
+        },
         "folds": {
             fold.data_end[:4]: headline(part["metrics"])
             for fold, part in zip(FOLDS, report["folds"], strict=True)

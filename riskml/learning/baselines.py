@@ -14,7 +14,7 @@ is a harder opponent than a quantile frozen at ``fit_end``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,6 +33,8 @@ Which = Literal["light", "full"]
 HALF_LIVES = ("6h", "12h", "24h", "48h", "96h", "192h")
 DEFAULT_HALF_LIFE = "24h"
 """Used where the lake has too few rows before fit_end to choose one."""
+SAME_FEATURES = "boosting_same"
+"""Boosting on the features of the model that it is held against, where ``boosting`` reads all of them."""
 MIN_FIT_ROWS = 1000
 """Rows with a target that a fit needs; with fewer the baseline is left out and said so."""
 REFRESH = "30d"
@@ -107,11 +109,12 @@ def fit_baselines(
     *,
     published_har: tuple[LogHar, ...] = (),
     which: Which = "light",
+    features: Sequence[str] = (),
 ) -> Baselines:
     """Fit every baseline on the rows before ``fit_end_us``.
 
     ``which="full"`` adds the models of :func:`fit_more`. A model of it that cannot be fitted on
-    these data is left out, and ``notes`` says why.
+    these data is left out, and ``notes`` says why. ``features`` are those of the model that is measured.
 
     Raises
     ------
@@ -122,24 +125,29 @@ def fit_baselines(
     light = _fit_light(data, fit_end_us, published_har)
     if which == "light":
         return light
-    more, notes = fit_more(data, fit_end_us)
+    more, notes = fit_more(data, fit_end_us, features)
     return replace(light, more=more, notes=(*light.notes, *notes))
 
 
-def more_models() -> tuple[Baseline, ...]:
-    """What the full set adds, unfitted."""
+def more_models(features: Sequence[str] = ()) -> tuple[Baseline, ...]:
+    """What the full set adds, unfitted; with ``features`` boosting on those alone as well."""
     from riskml.learning.boosting_baseline import BoostingBaseline
     from riskml.learning.garch import GarchT
     from riskml.learning.harq import Harq
 
-    return (Harq(), GarchT(), BoostingBaseline())
+    boosting = [BoostingBaseline()]
+    if features:
+        boosting.append(BoostingBaseline(SAME_FEATURES, names=tuple(features)))
+    return (Harq(), GarchT(), *boosting)
 
 
-def fit_more(data: EvaluationData, fit_end_us: int) -> tuple[tuple[Baseline, ...], tuple[str, ...]]:
+def fit_more(
+    data: EvaluationData, fit_end_us: int, features: Sequence[str] = ()
+) -> tuple[tuple[Baseline, ...], tuple[str, ...]]:
     """Fit HARQ, GARCH(1,1)-t and boosting; what was left out is in the notes."""
     fitted: list[Baseline] = []
     notes: list[str] = []
-    for model in more_models():
+    for model in more_models(features):
         try:
             fitted.append(model.fit(data, fit_end_us))
         except DataError as error:

@@ -1,4 +1,4 @@
-"""Gradient boosting on the whole catalogue: the strongest plain opponent of the network.
+"""Gradient boosting on the whole catalogue, or on some of it: the strongest plain opponent of the network.
 
 Two models of LightGBM behind the one interface of :mod:`riskml.learning.baseline`:
 
@@ -34,6 +34,7 @@ from riskml.learning.boosting import (
     import_lightgbm,
     lightgbm_parameters,
 )
+from riskml.learning.evaluation_data import catalogue_names
 from riskml.learning.har import LogHar
 from riskml.learning.protocol import Cases, EvaluationData, draw_cases
 from riskml.metrics import fit_logistic
@@ -84,6 +85,8 @@ class BoostingBaseline(Baseline):
     seed: int = 0
     n_threads: int = 2
     """The same seed and number of threads give the same trees."""
+    names: tuple[str, ...] = ()
+    """Features that may be read; empty = the whole catalogue."""
     columns: Int1D = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Columns of the catalogue that the trees read."""
     top: Int1D = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -114,7 +117,7 @@ class BoostingBaseline(Baseline):
                 fix="give a longer fit range",
             )
         known = np.isfinite(features[usable & (train | held)[:, None]]).mean(axis=0)
-        columns = np.flatnonzero(known >= MIN_COVERAGE)
+        columns = np.flatnonzero((known >= MIN_COVERAGE) & self._allowed(features.shape[2]))
         model = replace(self, laws=laws, columns=columns)
         expert = model._fit_variance(data, start, train_rows, held_rows)
         model = replace(model, expert=expert, top=columns[_most_gain(expert, TOP_FEATURES)])
@@ -138,6 +141,20 @@ class BoostingBaseline(Baseline):
         """Probability [n cases]; NaN where a term of the log-HAR is missing."""
         self._fitted()
         return self.classifiers[horizon].predict(self._design(data, cases, horizon), n_threads=self.n_threads)
+
+    def _allowed(self, n_columns: int) -> Bool1D:
+        """Columns of the catalogue that may be read [n_columns]."""
+        if not self.names:
+            return np.ones(n_columns, dtype=np.bool_)
+        order = catalogue_names()
+        missing = [name for name in self.names if name not in order]
+        if missing or len(order) != n_columns:
+            raise DataError(
+                f"the catalogue of {n_columns} features lacks {', '.join(missing) or 'some'}, "
+                f"which {self.name} reads",
+                fix="read the data with this version's load_data(..., catalogue=True)",
+            )
+        return np.isin(order, self.names)
 
     def _fitted(self) -> GammaExpert:
         if self.expert is None:

@@ -25,6 +25,25 @@ PROCYCLICALITY = (
     ("largest_daily_rise", "largest rise within a day", "{:.2f}"),
     ("mean_breach_excess", "mean excess of a breach", "{:.2%}"),
 )
+_SIDES = {"down": ", long", "up": ", short"}
+_WORST = (
+    (
+        "qlike_ratio_calm",
+        "Largest QLIKE ratio of a market outside crash weeks",
+        "{:.3f}",
+        False,
+    ),
+    ("log_loss_ratio", "Largest log-loss ratio to logit(z)", "{:.3f}", False),
+    ("ece", "Largest calibration error", "{:.4f}", False),
+    ("slope", "Largest calibration slope", "{:.2f}", False),
+    ("breach_rate", "Most breaches of the 99.5 % margin", "{:.2%}", False),
+    ("breach_rate_top_decile", "Most breaches in the most volatile tenth", "{:.2%}", False),
+    ("rolling_red_share", "Largest share of 250-day windows in the red zone", "{:.0%}", False),
+    ("early_warning_recall", "Least recall of early warning", "{:.2f}", True),
+    ("early_warning_false_per_week", "Most false alarms per market-week", "{:.2f}", False),
+    ("portfolio_breach", "Most breaches of random books, upper bound", "{:.2%}", False),
+)
+"""(metric, words, format, whether the least is the worst) of what the card owns up to."""
 KNOWN_FAILURES = """
 ### Known failures
 - **A volatility model cannot margin a cascade that nothing announced**, such as that of 10 October 2025: a
@@ -67,6 +86,10 @@ def evaluation_section(evaluation: Mapping[str, Any]) -> str:
         *_fold_table(evaluation),
         "",
         *_warning_lines(rows),
+        "",
+        "### Where it falls short",
+        "",
+        *_shortfalls(evaluation),
     ]
     horizons = list(dict.fromkeys(row["horizon"] for row in rows if row["metric"] == "qlike"))
     for metric, words, side, shape in PER_MARKET:
@@ -100,6 +123,26 @@ def _fold_table(evaluation: Mapping[str, Any]) -> list[str]:
             cells.append(" / ".join("-" if value is None else shape.format(value) for value in values))
         body.append(cells)
     return _table(head, body)
+
+
+def _shortfalls(evaluation: Mapping[str, Any]) -> list[str]:
+    """The worst figures of the evaluation, so that a reader need not look for them."""
+    parts = [(part["start"][:4], part["metrics"]) for part in evaluation.get("folds", ())]
+    parts = parts or [("the whole", evaluation["metrics"])]
+    lines = []
+    for metric, words, shape, least in _WORST:
+        found = [
+            (row["value"], row, name)
+            for name, metrics in parts
+            for row in metrics
+            if row["metric"] == metric and row["model"] == MODEL and row["value"] is not None
+        ]
+        if found:
+            value, row, name = (min if least else max)(found, key=lambda item: item[0])
+            where = "" if row["market"] == ALL else f", {row['market']}"
+            side = _SIDES.get(row["side"], "")
+            lines.append(f"- {words}: {shape.format(value)} ({row['horizon']}{side}{where}, {name})")
+    return lines
 
 
 def _warning_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,9 +7,10 @@ nothing at or after ``end`` is read, so that a window that leaves the range does
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,9 @@ class Evaluated:
     """Coverage of random books, where it was asked for."""
     recipe_sha256: str = ""
     """Of the recipe that the bundle was fitted by; empty where folds of several are pooled."""
+    alarm_thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Per detector, what its score has to reach, set on the calibrate part; the model's is the probability of
+    an onset within its shortest horizon. Empty where there was no onset to set them by."""
 
     def to_dict(self, rows: Sequence[MetricRow]) -> dict[str, Any]:
         """The evaluate JSON of DESIGN section 8, plus what a reader needs to judge it."""
@@ -83,6 +87,7 @@ class Evaluated:
             "metrics": [row.to_dict() for row in rows],
             "data_end": self.data_end,
             "recipe_sha256": self.recipe_sha256,
+            "alarm_thresholds": dict(self.alarm_thresholds),
             "interval": self.scored.interval,
             "horizons": list(self.scored.horizons),
             "markets": list(self.scored.markets),
@@ -201,16 +206,21 @@ def evaluate_rows(
     _say(progress, "fitting the baselines")
     published = published_log_har(manifest)
     yardsticks = fit_baselines(
-        data.select(fitted), to_us(manifest.fit_end), published_har=published, which=baselines
+        data.select(fitted),
+        to_us(manifest.fit_end),
+        published_har=published,
+        which=baselines,
+        features=[feature["name"] for feature in manifest.features],
     )
     _say(progress, f"forecasting {', '.join(names)}")
     history = forecast_history(loaded, lake, first, to_us(end), markets=names)
     power = np.array(manifest.calibration_power or [1.0] * len(manifest.horizons))
     chosen = data.select(names)
     scored = score_rows(history, chosen, yardsticks, power, first, to_us(end), row_filter=row_filter)
+    thresholds: dict[str, float] = {}
     if early_warning:
         _say(progress, "setting alarm thresholds on the calibrate part")
-        scored = _with_warnings(scored, chosen, loaded, lake)
+        scored, thresholds = _with_warnings(scored, chosen, loaded, lake)
     books = _books(history, chosen, power) if portfolios else ()
     return Evaluated(
         scored,
@@ -222,6 +232,7 @@ def evaluate_rows(
         yardsticks,
         books,
         recipe_digest(manifest.recipe),
+        thresholds,
     )
 
 
@@ -234,8 +245,10 @@ def _books(history: ForecastHistory, data: EvaluationData, power: Float1D) -> tu
     return tuple(portfolio_rows(history, history.loadings, prices, power, interval=data.interval))
 
 
-def _with_warnings(scored: Scored, data: EvaluationData, loaded: LoadedBundle, lake: Lake) -> Scored:
-    """Alarms of the test part, every threshold set on the bundle's calibrate part.
+def _with_warnings(
+    scored: Scored, data: EvaluationData, loaded: LoadedBundle, lake: Lake
+) -> tuple[Scored, dict[str, float]]:
+    """Alarms of the test part, every threshold set on the bundle's calibrate part; and the thresholds.
 
     Without an onset on a calibrate part that the lake covers there is no threshold, and no alarm.
     """
@@ -247,7 +260,7 @@ def _with_warnings(scored: Scored, data: EvaluationData, loaded: LoadedBundle, l
     held, tested = data.between(begin, end), data.between(int(scored.ts[0]), int(scored.ts[-1]) + 1)
     onset = onset_rows(data)
     if not onset[held].any():
-        return scored
+        return scored, {}
     history = forecast_history(loaded, lake, begin, end, markets=list(data.markets))
     before = _Aligned.of(history, data, held)
     warned = warn(
@@ -255,7 +268,8 @@ def _with_warnings(scored: Scored, data: EvaluationData, loaded: LoadedBundle, l
         (_warning_scores(data, tested, scored.stress[MODEL]), onset[tested]),
         data.interval,
     )
-    return replace(scored, alarms=warned.alarm, onset=warned.onset)
+    finite = {name: value for name, value in warned.thresholds.items() if math.isfinite(value)}
+    return replace(scored, alarms=warned.alarm, onset=warned.onset), finite
 
 
 def _warning_scores(data: EvaluationData, rows: slice, stress: FloatND) -> dict[str, FloatND]:

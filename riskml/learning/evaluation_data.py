@@ -36,17 +36,14 @@ def load_data(
     ----------
     catalogue : keep every feature of the catalogue as well, which gradient boosting reads.
     """
-    from riskml.features.catalog import CATALOG, select
+    from riskml.features.catalog import select
     from riskml.tables.align import load_panel
     from riskml.tables.onsets import episode_starts
     from riskml.tables.stress import StressSpec
     from riskml.tables.targets import price_stress, targets
 
-    # the order matters below: what the other baselines read comes first
-    more = tuple(feature for feature in CATALOG if catalogue and feature.name not in BASELINE_FEATURES)
-    panel = load_panel(
-        lake, list(markets), interval, start_us, end_us, features=(*select(BASELINE_FEATURES), *more)
-    )
+    names = catalogue_names() if catalogue else BASELINE_FEATURES
+    panel = load_panel(lake, list(markets), interval, start_us, end_us, features=select(names))
     prices = panel.close, panel.high, panel.low
     stress = price_stress(*prices, panel.ts, interval)
     observed = targets(*prices, panel.ts, interval, tuple(horizons), stress=stress)
@@ -80,6 +77,13 @@ def load_data(
         prices=np.stack(prices, axis=-1),
         catalogue=panel.features.astype(np.float32) if catalogue else None,
     )
+
+
+def catalogue_names() -> tuple[str, ...]:
+    """Features of ``EvaluationData.catalogue`` in its order: what the other baselines read comes first."""
+    from riskml.features.catalog import CATALOG
+
+    return (*BASELINE_FEATURES, *(f.name for f in CATALOG if f.name not in BASELINE_FEATURES))
 
 
 def trailing_maximum(values: Float2D, n_bars: int) -> Float2D:

@@ -273,7 +273,8 @@ def warning_rows(scored: Scored) -> Iterator[MetricRow]:
     """Recall, precision, false alarms and lead of every detector.
 
     The baseline is the one-line detector with the highest recall among those that cost no more false alarms
-    than the budget allows or the model itself raised; of all where every one costs more.
+    than the budget allows or the model itself raised; of all where every one costs more. ``gain_any`` is
+    against the one of highest recall, whatever its false alarms.
     """
     if scored.onset is None or MODEL not in scored.alarms:
         return
@@ -304,6 +305,12 @@ def warning_rows(scored: Scored) -> Iterator[MetricRow]:
         value = found[MODEL].recall - found[best].recall
         yield MetricRow(
             "early_warning_gain", MODEL, WITHIN, ALL, "down", value, 0.0, int(day.size), low, high, best
+        )
+        every = [name for name in found if name != MODEL and math.isfinite(found[name].recall)]
+        dearest = max(every, key=lambda name: found[name].recall)
+        value, n = found[MODEL].recall - found[dearest].recall, int(day.size)
+        yield MetricRow(
+            "early_warning_gain_any", MODEL, WITHIN, ALL, "down", value, 0.0, n, baseline_model=dearest
         )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from riskml.errors import ConfigError, DataError
-from riskml.learning.baselines import fit_baselines, fit_log_hars, har_forecast
+from riskml.learning import boosting_baseline
+from riskml.learning.baselines import fit_baselines, fit_log_hars, har_forecast, more_models
 from riskml.learning.boosting import BoostingSpec
 from riskml.learning.boosting_baseline import (
     MIN_COVERAGE,
@@ -184,3 +185,30 @@ def test_a_fit_part_without_a_tail_is_refused(data: EvaluationData) -> None:
 def test_no_forecast_before_a_fit(data: EvaluationData) -> None:
     with pytest.raises(ConfigError, match="has not been fitted"):
         UNFITTED.variance(data)
+
+
+def test_boosting_on_some_features_reads_no_other(
+    data: EvaluationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boosting_baseline, "catalogue_names", lambda: ("level", "bend", "noise", "late"))
+    blind = replace(UNFITTED, names=("level", "noise")).fit(data, FIT_END)
+    assert blind.columns.tolist() == [0, 2]
+    assert set(blind.top.tolist()) <= {0, 2}
+    assert data.catalogue is not None
+    other = data.catalogue.copy()
+    other[:, :, 1] = 0.0  # the V that only the second feature sees
+    same = replace(UNFITTED, names=("level", "noise")).fit(replace(data, catalogue=other), FIT_END)
+    np.testing.assert_array_equal(same.variance(data), blind.variance(data))
+
+
+def test_a_feature_that_the_catalogue_lacks_is_named(
+    data: EvaluationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boosting_baseline, "catalogue_names", lambda: ("level", "bend", "noise", "late"))
+    with pytest.raises(DataError, match="lacks gone, which boosting reads"):
+        replace(UNFITTED, names=("level", "gone")).fit(data, FIT_END)
+
+
+def test_the_full_set_has_boosting_on_the_features_of_the_model_beside_boosting_on_all() -> None:
+    assert [m.name for m in more_models(["a"])][-2:] == ["boosting", "boosting_same"]
+    assert "boosting_same" not in [m.name for m in more_models()]

@@ -123,3 +123,25 @@ def test_an_evaluation_of_something_else_makes_no_bundle(
     assert cli.main(["export", str(run), "--out", str(tmp_path / "b"), "--evaluation", str(file)]) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+
+
+def test_the_card_names_the_worst_fold_and_market() -> None:
+    record = evaluation()
+    record["folds"] = [
+        {"start": "2023-01-02", "metrics": [
+            row("breach_rate", "riskml", 0.0083, side="down"),
+            row("qlike_ratio_calm", "riskml", 1.032, market="AVAX"),
+            row("qlike_ratio_calm", "ewma", 1.5, market="AVAX"),
+            row("early_warning_recall", "riskml", 0.19),
+        ]},
+        {"start": "2024-01-02", "metrics": [
+            row("breach_rate", "riskml", 0.004, side="down"),
+            row("qlike_ratio_calm", "riskml", 0.9, market="BTC"),
+            row("early_warning_recall", "riskml", 0.73),
+        ]},
+    ]  # fmt: skip
+    text = evaluation_section(record)
+    assert "- Most breaches of the 99.5 % margin: 0.83% (1h, long, 2023)" in text
+    assert "- Largest QLIKE ratio of a market outside crash weeks: 1.032 (1h, AVAX, 2023)" in text
+    assert "- Least recall of early warning: 0.19 (1h, 2023)" in text
+    assert "random books" not in text  # they were not measured
