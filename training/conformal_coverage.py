@@ -24,6 +24,7 @@ import numpy as np
 
 from riskml.arrays import FloatND
 from riskml.backfill.forecasts import ForecastHistory, forecast_history, history_markets
+from riskml.learning.protocol import FOLDS
 from riskml.risk.conformal import LevelControl, LevelController
 from riskml.scoring.session import LoadedBundle, load_bundle
 from riskml.tables.align import load_grid
@@ -45,7 +46,7 @@ def main() -> int:
     parser.add_argument("bundles", type=Path, help="a bundle, or a folder of bundles")
     parser.add_argument("--lake", type=Path, required=True)
     parser.add_argument("--start", help="test part; default: from the bundle's data_end")
-    parser.add_argument("--end", help="default: a year after the start")
+    parser.add_argument("--end", help="default: of the fold's test part, else a year on")
     parser.add_argument("--out", type=Path, default=Path("training/results/conformal.json"))
     options = parser.parse_args()
     single = (options.bundles / "manifest.json").exists()
@@ -71,7 +72,7 @@ def run(path: Path, lake: Lake, start: str | None, end: str | None) -> dict[str,
     bundle = load_bundle(path)
     manifest = bundle.manifest
     first = to_us(start or manifest.data_end)
-    last = to_us(end) if end else first + 365 * DAY
+    last = to_us(end) if end else _test_end(first)
     calibrate = prepare(bundle, lake, to_us(manifest.calibrate_start), to_us(manifest.calibrate_end))
     tried = {step: measure(bundle, *calibrate, step, 0.0) for step in STEPS}
     chosen = max(step for step in STEPS if _mean_ratio(tried[step]) <= MARGIN_BUDGET)
@@ -93,6 +94,12 @@ def run(path: Path, lake: Lake, start: str | None, end: str | None) -> dict[str,
             "raise_only": measure(bundle, *broken, chosen, 0.0),
         },
     }
+
+
+def _test_end(first: int) -> int:
+    """End of the test part that begins there: the fold's of the protocol, else a year on."""
+    ends = [to_us(fold.test_end) for fold in FOLDS if to_us(fold.data_end) == first]
+    return ends[0] if ends else first + 365 * DAY
 
 
 def prepare(

@@ -39,7 +39,9 @@ _USE = """
 - Volatility alone cannot margin a cascade: keep the stressed floor and the circuit breaker of the policy on.
 - Missing features count as their fit mean inside the graph; the scorer's guards keep requirements from
   falling while a source is away.
-- The figures of the fit, above, are in sample or were used to choose: do not quote them.
+- The figures of the fit, above, are of rows that it learnt from, or were used to choose: do not quote them.
+  With crossed blocks those of the train part are of networks and trees of the other blocks, beside a log-HAR
+  of all of them.
 """
 
 

@@ -81,7 +81,9 @@ def evaluation_section(evaluation: Mapping[str, Any]) -> str:
         "",
         f"The same recipe, refitted fold by fold and tested after its data: {evaluation['start'][:10]} to "
         f"{evaluation['end'][:10]}, {evaluation['rows']:,} rows, every model on identical rows. Ratios are "
-        "to a debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss).",
+        "to a debiased log-HAR (QLIKE) and to a logistic regression on the standardised distance (log-loss). "
+        "No bundle has seen rows that it is tested on; the recipe was chosen on the parts that bundles are "
+        "calibrated on, which for one fold are test rows of the fold before.",
         "",
         *_fold_table(evaluation),
         "",

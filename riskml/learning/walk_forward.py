@@ -12,7 +12,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +212,7 @@ def pool_folds(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str,
     pooled = join([result.scored for result in results])
     ids = [result.bundle_id for result in results]
     last = results[-1]
+    notes = [note for result in results for note in result.baselines.notes]
     recipes = {result.recipe_sha256 for result in results}
     whole = Evaluated(
         scored=pooled,
@@ -220,7 +221,7 @@ def pool_folds(results: Sequence[Evaluated], span: tuple[str, str]) -> dict[str,
         start_us=to_us(span[0]),
         end_us=to_us(span[1]),
         in_sample=any(result.in_sample for result in results),
-        baselines=last.baselines,
+        baselines=replace(last.baselines, notes=tuple(dict.fromkeys(notes))),
         recipe_sha256=recipes.pop() if len(recipes) == 1 else "",
     )
     books = pool_books([result.books for result in results])
