@@ -9,7 +9,7 @@ from math import floor
 import pytest
 
 from riskml.errors import DataError
-from riskml.risk.engines.dydx_v4 import Risk, account_risk, position_risk
+from riskml.risk.engines.dydx_v4 import LiquidityTier, Risk, account_risk, position_risk
 from riskml.risk.engines.dydx_v4_liquidation import (
     bankruptcy_quantums,
     fill_price,
