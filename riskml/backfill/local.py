@@ -26,6 +26,7 @@ from riskml import __version__
 from riskml.backfill.bundles import BundleChoice, choose_bundle, find_bundles
 from riskml.backfill.forecasts import history_markets, raw_history
 from riskml.backfill.partition import OWN_ENGINE, DayInputs, day_of, score_day
+from riskml.backfill.venue_state import FHS_ENGINES, FHS_YEARS, FhsHistory
 from riskml.bundle import sha256_file
 from riskml.errors import ConfigError, DataError, Problem, RiskmlError, nearest
 from riskml.features.inputs import INPUTS, input_tables
@@ -230,6 +231,7 @@ class _InputHashes:
             (table, part.date): part.path for table in ACCOUNT_TABLES for part in lake.partitions(table)
         }
         self._market: dict[str, str] = {}
+        self._years = FHS_YEARS if set(FHS_ENGINES) & set(engines) else 1
 
     def key(self, day: str, window: tuple[int, int], choice: BundleChoice) -> str:
         """sha256 over bundle, policy, engines, the day's account files and the market files before it."""
@@ -240,14 +242,14 @@ class _InputHashes:
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
     def _market_hash(self, year: str) -> str:
-        """Market files of the day's year and the one before, which hold every lookback."""
+        """Market files of the day's year and the ones before that hold every lookback."""
         if year not in self._market:
             tables = sorted({*CONTEXT_TABLES, *input_tables(INPUTS)})
             hashes = [
                 f"{part.relative} {sha256_file(part.path)}"
                 for table in tables
                 for part in self._lake.partitions(table)
-                if part.year in (int(year), int(year) - 1)
+                if part.year in range(int(year) - self._years, int(year) + 1)
             ]
             self._market[year] = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
         return self._market[year]
@@ -315,6 +317,7 @@ def run_task(task: _Task) -> Iterator[dict[str, Any]]:
     }
     markets = tuple(history_markets(bundle, lake, [name for name in traded if name in held]))
     context = _context(lake, first, last)
+    history = FhsHistory(lake, markets, bundle.manifest.interval, task.engines)
     bars = raw_history(bundle, lake, markets, first, last)
     window: deque[RawBar] = deque()
     for day in task.days:
@@ -328,7 +331,9 @@ def run_task(task: _Task) -> Iterator[dict[str, Any]]:
                 break
             if bar.ts > midnight - duration_us(WARM_UP):
                 window.append(bar)
-        inputs = DayInputs(bundle, choice, markets, tuple(window), context, task.policy, task.engines)
+        inputs = DayInputs(
+            bundle, choice, markets, tuple(window), context, task.policy, task.engines, history
+        )
         yield _write_day(lake, task, day, inputs)
 
 

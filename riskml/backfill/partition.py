@@ -17,11 +17,13 @@ import pyarrow as pa
 
 from riskml.backfill.bundles import BundleChoice
 from riskml.backfill.forecasts import watched_inputs
+from riskml.backfill.venue_state import FhsHistory, venue_state
 from riskml.contracts import contract
 from riskml.features.series import SeriesStore
 from riskml.markets import Market, symbols
 from riskml.risk.accounts import AccountBook
 from riskml.risk.engines import get_engine
+from riskml.risk.engines.interface import VenueState
 from riskml.risk.outcome import ACTIONS, Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.reasons import reason_names
@@ -53,6 +55,8 @@ class DayInputs:
     """Rows of pegs, flows and open interest."""
     policy: MarginPolicy
     engines: tuple[str, ...]
+    history: FhsHistory | None = None
+    """Distances of the engines that simulate history; None = they ask for the whole notional."""
 
 
 def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
@@ -84,11 +88,12 @@ def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
             liquidity_usd=liquidity_at(inputs.context, closes, ts),
         )
         in_sample = inputs.choice.in_sample(ts)
+        state = venue_state(inputs.context, closes, ts, inputs.history)
         for engine in inputs.engines:
             if engine == OWN_ENGINE:
                 parts.append(own_rows(decisions, in_sample))
             else:
-                parts.append(engine_rows(engine, book, decisions, ts))
+                parts.append(engine_rows(engine, book, decisions, ts, state))
     return _table(parts)
 
 
@@ -124,13 +129,15 @@ def own_rows(decisions: Decisions, in_sample: bool) -> dict[str, Any]:
     return columns
 
 
-def engine_rows(engine: str, book: AccountBook, decisions: Decisions, ts: int) -> dict[str, Any]:
+def engine_rows(
+    engine: str, book: AccountBook, decisions: Decisions, ts: int, state: VenueState | None = None
+) -> dict[str, Any]:
     """A static engine's requirements on the same snapshot; it has no forecast, so no probability.
 
     Equity is the one of ``decisions``, so that engines differ in what they ask, not in what an
     account is said to own.
     """
-    margins = get_engine(engine).margins(book, None, ts)
+    margins = get_engine(engine).margins(book, None, ts, state)
     equity = decisions.equity_usd
     action = np.where(
         equity < margins.maintenance_usd,

@@ -20,13 +20,15 @@ from typing import Literal
 
 import numpy as np
 
-from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND, Int1D, TimeUs
+from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND
 from riskml.errors import ConfigError, DataError
 from riskml.learning.baseline import Baseline, closed_before
 from riskml.learning.har import LogHar, fit_log_har
 from riskml.learning.protocol import COVERAGE_LEVEL, Cases, EvaluationData, draw_cases, every_horizon
 from riskml.metrics import fit_logistic, qlike
-from riskml.units import duration_bars, duration_us
+from riskml.risk.engines import fhs
+from riskml.risk.engines.fhs import ewma as ewma
+from riskml.units import duration_bars
 
 Which = Literal["light", "full"]
 """light: what needs no library; full adds HARQ, GARCH(1,1)-t and gradient boosting."""
@@ -37,10 +39,6 @@ SAME_FEATURES = "boosting_same"
 """Boosting on the features of the model that it is held against, where ``boosting`` reads all of them."""
 MIN_FIT_ROWS = 1000
 """Rows with a target that a fit needs; with fewer the baseline is left out and said so."""
-REFRESH = "30d"
-MIN_RESIDUALS = 2000
-"""Own residuals that a market's FHS quantile needs; below, those of all markets are pooled."""
-_MIN_EWMA_BARS = 24
 
 
 @dataclass(frozen=True)
@@ -190,35 +188,6 @@ def _fit_light(data: EvaluationData, fit_end_us: int, published_har: tuple[LogHa
 # ---------------------------------------------------------------- variance
 
 
-def ewma(values: Float2D, half_life_bars: Float1D) -> Float3D:
-    """Exponentially weighted means with exact weights from the first row on.
-
-    Parameters
-    ----------
-    values : float [n_bars, n_markets].
-    half_life_bars : float [k].
-
-    Returns
-    -------
-    float [n_bars, n_markets, k], row t from rows up to and including t. NaN handling: a
-    missing row adds nothing but time still passes; NaN before 24 finite rows.
-    """
-    decay = np.exp2(-1.0 / np.asarray(half_life_bars, dtype=np.float64))
-    known = np.isfinite(values)
-    filled = np.where(known, values, 0.0)
-    total = np.zeros((values.shape[1], decay.size))
-    weight = np.zeros_like(total)
-    result = np.full((*values.shape, decay.size), np.nan)
-    enough = np.cumsum(known, axis=0) >= _MIN_EWMA_BARS
-    for row in range(values.shape[0]):
-        total = total * decay + filled[row, :, None]
-        weight = weight * decay + known[row, :, None]
-        if enough[row].any():
-            safe = np.where(weight > 1e-300, weight, np.nan)
-            result[row] = np.where(enough[row, :, None], total / safe, np.nan)
-    return result
-
-
 def ewma_forecast(data: EvaluationData, half_life: tuple[str, ...]) -> Float3D:
     """Variance forecast of an EWMA of bar variances: ``h * ewma``, [n_bars, n_markets, n_horizons]."""
     bars = np.array([duration_bars(name, data.interval) for name in half_life], dtype=np.float64)
@@ -326,51 +295,18 @@ def fhs_margins(data: EvaluationData, rows: slice, scales: Mapping[str, Float3D]
 
     Notes
     -----
-    Margin = scale now x the 99.5 % quantile of (excursion / scale) over all windows that
-    had closed before the month's first row.
+    :func:`riskml.risk.engines.fhs.fhs_distances` at 99.5 %, over all windows that had closed before the
+    month's first row.
     """
-    return {name: _fhs(data, rows, scale) for name, scale in scales.items()}
+    rules = fhs.fhs_rules(int(data.ts[rows.start]))
+    return {
+        name: fhs.fhs_distances(
+            data.ts, rows, scale, data.excursion, data.horizons, level=COVERAGE_LEVEL, rules=rules
+        )
+        for name, scale in scales.items()
+    }
 
 
 def fhs_scales(data: EvaluationData, ewma_variance: Float3D) -> dict[str, Float3D]:
     """Volatilities of the two FHS yardsticks: the tuned EWMA, and 60 days of half-life."""
-    slow = np.exp(0.5 * data.log_slow)[:, :, None] * np.sqrt(np.array(data.horizon_hours))
-    return {"fhs_ewma": np.sqrt(ewma_variance), "fhs_slow": slow}
-
-
-def _fhs(data: EvaluationData, rows: slice, scale: Float3D) -> FloatND:
-    n_rows = rows.stop - rows.start
-    result = np.full((n_rows, len(data.markets), len(data.horizons), 2), np.nan)
-    residual = data.excursion / scale[..., None]
-    for start, stop in _refreshes(data.ts[rows]):
-        for index, horizon in enumerate(data.horizons):
-            closed = int(
-                np.searchsorted(data.ts, data.ts[rows.start + start] - duration_us(horizon), side="right")
-            )
-            multiple = _quantiles(residual[:closed, :, index])
-            block = scale[rows.start + start : rows.start + stop, :, index, None]
-            result[start:stop, :, index] = block * multiple
-    return result
-
-
-def _refreshes(ts: TimeUs) -> list[tuple[int, int]]:
-    """(start, stop) of runs of rows that share a refresh, on the absolute calendar."""
-    period: Int1D = ts // duration_us(REFRESH)
-    starts = np.append(np.flatnonzero(np.diff(period, prepend=period[:1] - 1)), ts.size)
-    return list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
-
-
-def _quantiles(residual: Float3D) -> Float2D:
-    """Quantile per market and side [n_markets, 2]; pooled over markets where one has too few."""
-    result = np.full(residual.shape[1:], np.nan)
-    for side in range(2):
-        pooled = residual[:, :, side]
-        pooled = pooled[np.isfinite(pooled)]
-        if pooled.size < MIN_RESIDUALS:
-            continue
-        for market in range(residual.shape[1]):
-            own = residual[:, market, side]
-            own = own[np.isfinite(own)]
-            sample = own if own.size >= MIN_RESIDUALS else pooled
-            result[market, side] = np.quantile(sample, COVERAGE_LEVEL)
-    return result
+    return fhs.fhs_scales(ewma_variance, data.log_slow, data.horizon_hours)

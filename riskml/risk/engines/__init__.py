@@ -35,13 +35,15 @@ _ENGINES: dict[str, str] = {
     "derive_v2": "DeriveV2Engine",
     "drift_v2": "DriftV2Engine",
     "dydx_v4": "DydxV4Engine",
+    "fhs_ewma": "fhs:FhsEwmaEngine",
+    "fhs_slow": "fhs:FhsSlowEngine",
     "hyperliquid": "HyperliquidEngine",
     "orderly": "OrderlyEngine",
     "paradex_pm": "ParadexPmEngine",
     "span16": "Span16Engine",
     "vega": "VegaEngine",
 }
-"""Class of each engine in the module of its name, which is imported when it is asked for."""
+"""Class of each engine in the module of its name, or ``module:Class``; imported when it is asked for."""
 
 
 def engine_names() -> list[str]:
@@ -56,5 +58,6 @@ def get_engine(name: str) -> Engine:
             f"there is no margin engine '{name}'.{nearest(name, _ENGINES)}",
             fix=f"use one of {', '.join(engine_names())}",
         )
-    made: Engine = getattr(import_module(f"riskml.risk.engines.{name}"), _ENGINES[name])()
+    module, _, class_name = _ENGINES[name].rpartition(":")
+    made: Engine = getattr(import_module(f"riskml.risk.engines.{module or name}"), class_name)()
     return made

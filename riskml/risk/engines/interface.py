@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from riskml.arrays import Bool1D, Float1D
+from riskml.arrays import Bool1D, Float1D, Float2D, FloatND
 from riskml.errors import DataError
 from riskml.risk.accounts import AccountBook, Positions
 from riskml.risk.sums import sum_by
@@ -25,6 +25,15 @@ class EngineMargins:
     equity_usd: Float1D | None = None
     """Account value as the venue's rules weigh it [n_accounts], for what the venue compares with maintenance;
     None = the book's own equity."""
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far each market may travel, by an engine that simulates history."""
+
+    horizons: tuple[str, ...]
+    log_distance: Mapping[str, Float2D]
+    """Per ``venue:symbol`` or ``symbol``: [n_horizons, 2 (down, up)] log-return units; NaN = unknown."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,41 @@ class VenueState:
     """Deposits of an asset with the venue, all users."""
     net_user_pnl_usd: Mapping[str, float] = field(default_factory=dict)
     """Open profit of a market's users, net."""
+    distances: Mapping[str, Distances] = field(default_factory=dict)
+    """Distances by the name of the engine that reads them, made from bars known at the time."""
+
+    def distance(self, engine: str, horizons: Sequence[str], pairs: Sequence[tuple[str, str]]) -> FloatND:
+        """Log distance of every (venue, symbol) [n_pairs, n_horizons, 2]; NaN where it is not stated.
+
+        Raises
+        ------
+        DataError : a horizon that is not stated, or a distance of another shape, negative or infinite.
+        """
+        result = np.full((len(pairs), len(horizons), 2), np.nan)
+        stated = self.distances.get(engine)
+        if stated is None:
+            return result
+        missing = [name for name in horizons if name not in stated.horizons]
+        if missing:
+            raise DataError(
+                f"the distances of '{engine}' have no horizon '{missing[0]}'",
+                fix=f"state {', '.join(horizons)}; found {', '.join(stated.horizons) or 'none'}",
+            )
+        places = [stated.horizons.index(name) for name in horizons]
+        for row, (venue, symbol) in enumerate(pairs):
+            key = f"{venue}:{symbol}" if f"{venue}:{symbol}" in stated.log_distance else symbol
+            if key not in stated.log_distance:
+                continue
+            values = np.asarray(stated.log_distance[key], dtype=np.float64)
+            shape = (len(stated.horizons), 2)
+            if values.shape != shape or np.isinf(values).any() or (values < 0.0).any():
+                raise DataError(
+                    f"the distance of '{key}' for '{engine}' is {values.tolist()!r}",
+                    market=symbol,
+                    fix=f"state {shape} finite log distances, not negative, NaN where unknown",
+                )
+            result[row] = values[places]
+        return result
 
     def of(self, name: str, pairs: Sequence[tuple[str, str]]) -> Float1D:
         """One quantity of every (venue, symbol) [n_pairs]; NaN where it is not stated.
