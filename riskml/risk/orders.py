@@ -74,7 +74,7 @@ def order_margin(
         return None
     n_symbols, n_pools = len(unit_usd), len(pools.account)
     value = (orders.size * _fill_price(book, mark, prices))[adds]
-    pool = _order_pools(book, pools)[adds]
+    pool = order_pools(book, pools)[adds]
     held = rows.is_position
     key, place = np.unique(
         np.concatenate(
@@ -120,7 +120,7 @@ def _fill_price(book: AccountBook, mark: Float1D, prices: Mapping[str, float]) -
     return np.fmax(orders.price, np.asarray(current, dtype=np.float64))
 
 
-def _order_pools(book: AccountBook, pools: Pools) -> Int1D:
+def order_pools(book: AccountBook, pools: Pools) -> Int1D:
     """The isolated position that an order would change, else its account's cross pool [n_orders]."""
     positions, orders = book.positions, book.orders
     isolated: Bool1D = positions.isolated

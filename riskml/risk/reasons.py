@@ -35,6 +35,23 @@ REASONS: tuple[str, ...] = (
     "hysteresis",
     "stale-snapshot",
     "open-orders",
+    "scale-jump",
+    "stale-forecast",
+    "cool-down",
+    "market-halted",
+    "entries-paused",
+    "account-restricted",
+    "isolated-leverage",
+    "reduces-position",
+    "lowers-requirement",
+    "within-limits",
+    "largest-contribution",
+    "proportional-cut",
+    "step-limit",
+    "restores-target",
+    "deleverage-infeasible",
+    "stale-chain",
+    "collateral-size",
 )
 """Reason codes; the position is the bit number in ``Decisions.reasons``. Only ever appended to."""
 
