@@ -318,7 +318,8 @@ def _add_report(verbs: _Verbs[_Parser]) -> None:
         "write a single-file page about a step's output",
         "bundle models/first --out first.html",
     )
-    report.add_argument("kind", choices=["features", "drift", "bundle", "run", "backfill", "replay"])
+    kinds = ["features", "drift", "bundle", "impulse", "run", "backfill", "replay"]
+    report.add_argument("kind", choices=kinds)
     report.add_argument("path", metavar="PATH", nargs="?", help="what the step wrote (drift: the bundle)")
     report.add_argument("--bundle", help="instead of PATH (drift)")
     report.add_argument("--out", metavar="FILE", help="default: <kind>.html")

@@ -76,7 +76,7 @@ def worst_losses(prices: Prices, row: np.ndarray, market: Int2D, weight: Float2D
 def requirements(
     sigma: FloatND, nu: Float3D, loadings: Float3D, weight: Float2D, power: Float1D
 ) -> dict[str, Float2D]:
-    """Requirement per rule, and ``gross``, per USD of gross [n, n_horizons].
+    """Requirement per rule, ``stressed`` and ``gross``, per USD of gross [n, n_horizons].
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ def requirements(
     margin, stressed, gross = (
         values[:, 0, :, 0] for values in (law.margin_ratio, law.stressed_ratio, law.gross_ratio)
     )
-    return {"forecast": margin, "policy": combine(margin, stressed, gross, MarginPolicy())[0], "gross": gross}
+    policy = combine(margin, stressed, gross, MarginPolicy())[0]
+    return {"forecast": margin, "policy": policy, "stressed": stressed, "gross": gross}
 
 
 def portfolio_rows(

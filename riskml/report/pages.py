@@ -1,4 +1,4 @@
-"""The pages, one per kind of output: bundle, run, backfill and replay, and features."""
+"""The pages, one per kind of output: bundle (and its impulse), run, backfill and replay, and features."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from riskml.bundle import verify_bundle
 from riskml.errors import ConfigError, DataError, nearest
 from riskml.report.bundles import flatten, run_metrics, summary
+from riskml.report.impulse_page import impulse_sections
 from riskml.report.page import Section, embedded, picture, write_page
 from riskml.risk import ACTIONS
 
@@ -23,7 +24,7 @@ def write_report(kind: str, path: str | Path, out: str | Path) -> Path:
 
     Parameters
     ----------
-    kind : features, bundle, run, backfill or replay.
+    kind : features, bundle, impulse, run, backfill or replay.
     path : the folder that the step wrote.
     out : the HTML file.
 
@@ -157,6 +158,7 @@ PAGES: Mapping[str, Callable[[Path], list[Section]]] = {
     "run": _run,
     "backfill": _backfill,
     "replay": _replay,
+    "impulse": impulse_sections,
 }
 
 

@@ -11,6 +11,8 @@ reasons and actions. How odd input is treated:
   that of its likeliest pool, its requirement the sum over pools;
 - moving collateral: a long leg of its value; of all assessments with and without each such asset
   (the five largest of a pool) the best one counts, so that adding collateral never hurts;
+- collateral on a chain of which nothing new is known: sets off no position that settles elsewhere, in the
+  initial requirement alone (:mod:`riskml.risk.settlement`); reason ``stale-chain``;
 - open orders: their worst fills raise the initial margin alone (:mod:`riskml.risk.orders`), also of an
   account without a position; reason ``open-orders``;
 - an exposure that is not finite at a live price: DataError.
@@ -19,7 +21,7 @@ reasons and actions. How odd input is treated:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,7 +52,8 @@ from riskml.risk.margin import BINDING, round_up_cents, slow_scale
 from riskml.risk.orders import OrderMargin, order_margin
 from riskml.risk.outcome import ACTIONS, Contributions, Decisions
 from riskml.risk.policy import MarginPolicy
-from riskml.risk.pools import RANKED_ASSETS, Pools, Rows, make_pools, make_rows, net_legs
+from riskml.risk.pools import Legs, Pools, Rows, collateral_variants, make_pools, make_rows, net_legs
+from riskml.risk.settlement import withheld_value
 from riskml.risk.sums import sum_by
 
 __all__ = ["ACTIONS", "Conditions", "Contributions", "Decisions", "decide"]
@@ -83,7 +86,7 @@ def decide(
     maintenance_sigma : slow scales [n_markets, n_horizons, 2] from
         :func:`riskml.risk.margin.maintenance_sigma`; None = made here without reference or history.
     calibration : powers b [n_horizons] that ``law`` uses; None = the forecast's.
-    conditions : chain stress and pegs.
+    conditions : pegs, stress and data age of chains, transfers.
     liquidity_usd : per symbol, what the market can absorb (open interest or depth).
     previous : per account id, (last action, time it began).
     notes : further reasons by name, [n_markets] True where a market has it (``rate-limited`` ...).
@@ -111,10 +114,80 @@ def decide(
             found, wanted = maintenance_sigma.shape, forecast.sigma.shape
             raise DataError(f"maintenance_sigma has shape {found}; {wanted} is required")
         market_law = MarketLaw.make(forecast, maintenance_sigma, policy)
+    start = prepare(
+        book,
+        forecast,
+        policy,
+        market_law,
+        ts=ts,
+        prices=prices,
+        conditions=conditions,
+        liquidity_usd=liquidity_usd,
+    )
+    legs, pools = start.net_legs(start.rows), start.pools
+    full = assess(legs, pools.equity_usd, start.known_usd, market_law, law, policy, start.depth_usd)
+    best = _best_of_variants(full, start, law)
+    scene = Scene(
+        book, forecast, policy, pools, start.valuation, market_law, legs, start.missing, start.symbols
+    )
+    orders = _orders(scene, start.rows, start.mark, prices or {}, start.depth_usd)
+    best, adding = _with_orders(best, orders, start.rows, len(pools.account))
+    best = _without_stale_chains(best, start, book, orders, law)
+    return _outcome(scene, full, best, adding, start.barrier, ts, bundle_id, previous or {}, notes or {})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A book, valued and split into pools: what every assessment of it starts from."""
+
+    policy: MarginPolicy
+    market: MarketLaw
+    symbols: Mapping[str, int]
+    """Row of every symbol: the forecast's markets, then those without a forecast."""
+    mark: Float1D
+    """[n_positions] current price."""
+    missing: Bool1D
+    """[n_positions] that price had to be taken from the entry."""
+    valuation: Valuation
+    pools: Pools
+    rows: Rows
+    depth_usd: Float1D
+    """[n_symbols + 1] what each market can absorb; NaN = unknown."""
+    known_usd: Float1D
+    """[n_pools] maintenance of the barrier's owner; NaN = riskml's own."""
+    barrier: AnyArray
+    """[n_accounts] whose maintenance liquidates."""
+
+    def net_legs(self, rows: Rows) -> Legs:
+        """Legs of some of the rows."""
+        return net_legs(rows, len(self.pools.account), len(self.depth_usd), len(self.market.fallback) - 1)
+
+
+def prepare(
+    book: AccountBook,
+    forecast: Forecast,
+    policy: MarginPolicy,
+    market_law: MarketLaw,
+    *,
+    ts: int,
+    prices: Mapping[str, float] | None = None,
+    conditions: Conditions | None = None,
+    liquidity_usd: Mapping[str, float] | None = None,
+) -> Prepared:
+    """Value a book and split it into pools; parameters and errors are those of :func:`decide`."""
     live = prices or {}
     mark, missing = current_marks(book.positions, live)
     symbols = _symbols(book, forecast)
-    valuation = value_collateral(book, symbols, live, policy, conditions or Conditions(), ts)
+    valuation = value_collateral(
+        book,
+        symbols,
+        live,
+        policy,
+        conditions or Conditions(),
+        ts,
+        margin_loss=market_law.unit_margins[INITIAL, :, 0],
+        liquidity_usd=liquidity_usd,
+    )
     pools = make_pools(book, mark, valuation)
     _check_finite(book, pools, valuation)
     pairs, codes = book.positions.markets
@@ -122,14 +195,7 @@ def decide(
     rows = make_rows(pools, of_pair[codes] if len(pairs) else codes, valuation, book.collateral.account)
     depth = np.asarray([(liquidity_usd or {}).get(name, np.nan) for name in (*symbols, "")])
     known, barrier = _barriers(book, pools, mark, prices, policy, ts)
-
-    legs = net_legs(rows, len(pools.account), len(symbols) + 1, len(forecast.markets))
-    full = assess(legs, pools.equity_usd, known, market_law, law, policy, depth)
-    best = _best_of_variants(full, rows, pools, known, market_law, law, policy, depth)
-    scene = Scene(book, forecast, policy, pools, valuation, market_law, legs, missing, symbols)
-    orders = _orders(scene, rows, mark, live, depth)
-    best, adding = _with_orders(best, orders, rows, len(pools.account))
-    return _outcome(scene, full, best, adding, barrier, ts, bundle_id, previous or {}, notes or {})
+    return Prepared(policy, market_law, symbols, mark, missing, valuation, pools, rows, depth, known, barrier)
 
 
 def _symbols(book: AccountBook, forecast: Forecast) -> dict[str, int]:
@@ -228,38 +294,20 @@ def _barriers(
     return rate[pools.account] * pools.gross_usd, owner
 
 
-def _best_of_variants(
-    full: Assessment,
-    rows: Rows,
-    pools: Pools,
-    known: Float1D,
-    market: MarketLaw,
-    law: AccountLawFn,
-    policy: MarginPolicy,
-    liquidity_usd: Float1D,
-) -> Assessment:
+def _best_of_variants(full: Assessment, start: Prepared, law: AccountLawFn) -> Assessment:
     """The better of the full assessment and those without one or more moving collateral assets."""
-    if not np.any(rows.rank >= 0):
-        return full
-    n_pools = len(pools.account)
-    assets = np.zeros(n_pools, dtype=np.int64)
-    np.maximum.at(assets, rows.pool, rows.rank + 1)
     best = full
-    for kept in range(2**RANKED_ASSETS):
-        ranked = np.minimum(assets, RANKED_ASSETS)
-        # A variant is one of a pool's own subsets; all of its assets is the full assessment.
-        fits = (assets > 0) & (kept < 2**ranked) & ~((kept == 2**ranked - 1) & (assets <= RANKED_ASSETS))
-        if not fits.any():
-            continue
-        stays = (rows.rank < 0) | (
-            (rows.rank < RANKED_ASSETS) & ((kept >> np.maximum(rows.rank, 0)) & 1 == 1)
+    for variant in collateral_variants(start.rows, len(start.pools.account)):
+        fits, removed = variant.fits, variant.removed_usd
+        other = assess(
+            start.net_legs(variant.rows),
+            start.pools.equity_usd - removed,
+            start.known_usd,
+            start.market,
+            law,
+            start.policy,
+            start.depth_usd,
         )
-        gone = fits[rows.pool] & ~stays
-        removed = sum_by(rows.pool, rows.exposure_usd * gone, n_pools)
-        legs = net_legs(
-            rows.keep(fits[rows.pool] & stays), n_pools, len(liquidity_usd), len(market.fallback) - 1
-        )
-        other = assess(legs, pools.equity_usd - removed, known, market, law, policy, liquidity_usd)
         best = replace(
             best,
             requirement_usd=np.where(
@@ -276,6 +324,42 @@ def _best_of_variants(
     return best
 
 
+def _without_stale_chains(
+    best: Assessment, start: Prepared, book: AccountBook, orders: OrderMargin | None, law: AccountLawFn
+) -> Assessment:
+    """The initial requirement with nothing that lies on a stale chain set off against positions elsewhere.
+
+    It is what the book needs without that value, plus the value, so that equity above it is what the rest
+    leaves free. Maintenance and probability keep the haircut: a silent feed liquidates nobody.
+    """
+    valuation = start.valuation
+    withheld = withheld_value(book, start.pools.exposure_usd, valuation.value_usd, valuation.stale_chain)
+    if not withheld.any():
+        return best
+    left = replace(valuation, value_usd=valuation.value_usd - withheld)
+    pools = make_pools(book, start.mark, left)
+    position_market = np.asarray([start.symbols[name] for name in book.positions.symbol], dtype=np.int64)
+    rest = replace(
+        start,
+        valuation=left,
+        pools=pools,
+        rows=make_rows(pools, position_market, left, book.collateral.account),
+    )
+    full = assess(
+        rest.net_legs(rest.rows),
+        pools.equity_usd,
+        rest.known_usd,
+        rest.market,
+        law,
+        rest.policy,
+        rest.depth_usd,
+    )
+    other, _ = _with_orders(_best_of_variants(full, rest, law), orders, rest.rows, len(pools.account))
+    initial = other.requirement_usd[INITIAL] + sum_by(book.collateral.account, withheld, len(pools.account))
+    usd = np.stack([np.maximum(best.requirement_usd[INITIAL], initial), best.requirement_usd[MAINTENANCE]])
+    return replace(best, requirement_usd=usd)
+
+
 def _outcome(
     scene: Scene,
     full: Assessment,
@@ -289,7 +373,7 @@ def _outcome(
 ) -> Decisions:
     book, pools, n_accounts = scene.book, scene.pools, len(scene.book)
     collateral = sum_by(book.collateral.account, scene.valuation.value_usd, n_accounts)
-    equity = pools.by_account(pools.equity_usd, n_accounts)
+    equity = pools.account_equity(n_accounts)
     maintenance = round_up_cents(pools.by_account(best.requirement_usd[MAINTENANCE], n_accounts))
     initial = np.maximum(
         round_up_cents(pools.by_account(best.requirement_usd[INITIAL], n_accounts)), maintenance

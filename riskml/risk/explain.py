@@ -72,6 +72,8 @@ def add_book_reasons(
         ("remote-collateral", value.remote),
         ("peg-deviation", value.off_peg),
         ("chain-stress", value.stressed_chain),
+        ("stale-chain", value.stale_chain),
+        ("collateral-size", value.size_charged),
         ("volatile-collateral", value.market >= 0),
     ):
         flag(reasons, name, mask, account)

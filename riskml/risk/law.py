@@ -177,7 +177,7 @@ def account_law(
     weight = leg_weight[:, :, None, None]  # [a, l, s, h]
     leg_sigma = np.moveaxis(sigma, 1, 0)[leg_market]  # [a, l, s, h, side]
     down, up = leg_sigma[..., 0], leg_sigma[..., 1]
-    scale, slope = _portfolio(weight, down, up, loadings[leg_market])
+    scale, slope = portfolio_scale(weight, down, up, loadings[leg_market])
     divisor = np.maximum(scale, MIN_SCALE)
     share = weight * slope / divisor[:, None]
     inv_nu = _mixed_inv_nu(share, 1.0 / np.clip(np.moveaxis(nu, 1, 0)[leg_market], NU_MIN, NU_MAX))
@@ -208,7 +208,7 @@ def account_law(
     )
 
 
-def _portfolio(weight: FloatND, down: FloatND, up: FloatND, loading: Float3D) -> tuple[Float3D, FloatND]:
+def portfolio_scale(weight: FloatND, down: FloatND, up: FloatND, loading: Float3D) -> tuple[Float3D, FloatND]:
     """Scale [a, s, h] and its slope d scale / d w [a, l, s, h]."""
     b = loading[:, :, None, None, :]  # [a, l, s, h, k]
     rising, falling = np.maximum(b, 0.0), np.maximum(-b, 0.0)

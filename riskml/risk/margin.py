@@ -3,24 +3,30 @@
 Two products from one law: *initial* margin follows the fast forecast at once; *maintenance*
 follows a slow scale (a mean in logs of forecast and long-run scale) that never falls below a share
 of the scale of a stressed period, because a volatility forecast alone could not margin
-10 October 2025, and that rises at a limited rate, so that margin calls do not feed a cascade.
+10 October 2025, and that rises at a limited rate, so that margin calls do not feed a cascade. The limit is
+on what 1 USD needs alone, not on the scale: a fatter tail and the curvature of a short's loss raise it too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from riskml.arrays import Bool1D, BoolND, Float1D, Float3D, FloatND
+from riskml.arrays import Bool1D, BoolND, Float1D, Float2D, Float3D, FloatND
 from riskml.errors import DataError
+from riskml.risk.excursion import NU_MAX, NU_MIN, quantile_table
 from riskml.risk.forecast import Forecast
+from riskml.risk.law import level_distance
 from riskml.risk.policy import MarginPolicy
 
 CENT = 0.01
 BINDING = 1e-9
 """Relative difference from which a rule counts as binding; less is rounding."""
+MAX_SIZE_RATIO = 100.0
+"""Position against liquidity from which closing costs no more per USD: beyond it no market answers."""
 ANY_MARKET = "*"
 """Key of the reference scales of a market that was not fitted."""
 
@@ -59,20 +65,22 @@ def maintenance_sigma(
     elapsed_h: float,
     policy: MarginPolicy,
     reference: ReferenceSigma | None = None,
+    previous_nu: Float2D | None = None,
 ) -> Float3D:
     """The slow scale behind maintenance [n_markets, n_horizons, 2].
 
     Parameters
     ----------
     previous : the last result for the same markets, or None at the start; NaN rows are new markets.
-    elapsed_h : hours since ``previous``; its rise is limited to ``rate_limit_per_hour`` per hour.
+    elapsed_h : hours since ``previous``; what 1 USD needs rises by at most ``rate_limit_per_hour`` per hour.
     reference : scales of the fit part; None leaves the forecast alone.
+    previous_nu : degrees of freedom that ``previous`` was used with; None = those of now.
 
     Returns
     -------
     float64 : NaN handling: NaN where the forecast is NaN.
     """
-    return slow_scale(forecast, previous, elapsed_h, policy, reference).sigma
+    return slow_scale(forecast, previous, elapsed_h, policy, reference, previous_nu).sigma
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ def slow_scale(
     elapsed_h: float,
     policy: MarginPolicy,
     reference: ReferenceSigma | None = None,
+    previous_nu: Float2D | None = None,
 ) -> SlowScale:
     """What :func:`maintenance_sigma` returns, with the rules that bind; same parameters."""
     fast = forecast.sigma
@@ -111,9 +120,7 @@ def slow_scale(
         slow = np.maximum(slow, long_run)
     target = slow
     if previous is not None and np.isfinite(policy.rate_limit_per_hour):
-        with np.errstate(over="ignore"):  # after months the limit is infinite: none at all
-            growth = np.float64(1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
-        limit = previous * growth
+        limit = _rise_limit(forecast, previous, previous_nu, elapsed_h, policy)
         slow = np.where(np.isnan(limit), slow, np.minimum(slow, limit))
     # Maintenance is the largest over the horizons up to its own.
     upto = forecast.horizon(policy.maintenance_horizon) + 1
@@ -125,16 +132,50 @@ def slow_scale(
     return SlowScale(slow, binds(target, slow), binds(slow, plain))
 
 
+def _rise_limit(
+    forecast: Forecast,
+    previous: Float3D,
+    previous_nu: Float2D | None,
+    elapsed_h: float,
+    policy: MarginPolicy,
+) -> Float3D:
+    """Largest scale at which what 1 USD needs has risen by the policy's rate; NaN = no limit.
+
+    With d the distance at the maintenance level and G the growth allowed: a long's ``1 - exp(-d)`` stays
+    within G times its last value where d does, a short's ``exp(d) - 1`` where d is at most
+    ``ln(1 + G (exp(d_last) - 1))``.
+    """
+    now = _level_multiple(forecast, forecast.nu, policy.maintenance_level)
+    then = now if previous_nu is None else _level_multiple(forecast, previous_nu, policy.maintenance_level)
+    last = previous * then[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # after months the limit is infinite: none at all
+        growth = np.float64(1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
+        rising = np.log1p(growth * np.expm1(last[..., 1]))
+        return np.stack([growth * last[..., 0], rising], axis=-1) / now[..., None]
+
+
+def _level_multiple(forecast: Forecast, nu: Float2D, level: float) -> Float2D:
+    """Distance at the level in scales [n_markets, n_horizons]; NaN in, NaN out."""
+    inv_nu = 1.0 / np.clip(nu, NU_MIN, NU_MAX)
+    return level_distance(inv_nu[:, None], _quantiles(level), forecast.power)[:, 0, :, 0]
+
+
+@cache
+def _quantiles(level: float) -> Float2D:
+    return quantile_table([level])
+
+
 def combine(
     margin: FloatND, stressed: FloatND, gross: FloatND, policy: MarginPolicy
 ) -> tuple[FloatND, BoolND, BoolND]:
-    """Requirement from the law's three ratios; where the offset cap and where stress binds (same shape).
+    """Requirement from the law's ratios and the stand-alone sum; where the cap and where stress binds.
 
-    ``max(margin + c (stressed - margin), (1 - offset_cap) gross)``, c = ``correlation_stress``.
+    ``max(margin + c (stressed - margin), (1 - offset_cap) gross)``, c = ``correlation_stress``; all of
+    one shape.
     """
     blended = margin + policy.correlation_stress * (stressed - margin)
     capped = (1.0 - policy.offset_cap) * gross
-    offset_cap = capped > blended
+    offset_cap = capped > blended * (1.0 + BINDING)
     raised = (blended > margin * (1.0 + BINDING)) & ~offset_cap
     return np.maximum(blended, capped), offset_cap, raised
 
@@ -149,11 +190,14 @@ def concentration_rate(top_share: Float1D, gross_usd: Float1D, policy: MarginPol
 def liquidity_cost(exposure_usd: Float1D, liquidity_usd: Float1D, policy: MarginPolicy) -> Float1D:
     """Cost of closing, USD [n]: ``rate |N| sqrt(|N| / liquidity)`` (square-root impact law).
 
-    NaN handling: unknown liquidity (NaN) costs nothing; no liquidity at all (0) costs the rate.
+    The ratio is capped at :data:`MAX_SIZE_RATIO`; no liquidity at all (0, or a negative figure) is at the
+    cap, so that the cost never falls with less liquidity.
+
+    NaN handling: unknown liquidity (NaN) costs nothing.
     """
     size = np.abs(exposure_usd)
-    ratio = np.divide(size, liquidity_usd, out=np.ones_like(size), where=liquidity_usd > 0.0)
-    cost = policy.liquidity_rate * size * np.sqrt(np.minimum(ratio, 100.0))
+    ratio = np.divide(size, liquidity_usd, out=np.full_like(size, MAX_SIZE_RATIO), where=liquidity_usd > 0.0)
+    cost = policy.liquidity_rate * size * np.sqrt(np.minimum(ratio, MAX_SIZE_RATIO))
     return np.where(np.isnan(liquidity_usd), 0.0, cost)
 
 

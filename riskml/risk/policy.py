@@ -41,7 +41,7 @@ class MarginPolicy:
     correlation_stress: float = 0.25
     """Weight of the worst of correlations 0 and 1, against the forecast's own."""
     rate_limit_per_hour: float = 0.25
-    """Largest rise per hour of the slow scale behind maintenance, as a fraction; inf = none."""
+    """Largest rise per hour of what maintenance asks of 1 USD alone, as a fraction; inf = none."""
     apc: AntiProcyclicality = "none"
     """EMIR RTS 153/2013 Art. 28: a = 25 % buffer, used up in stress; b = 25 % weight on the
     stressed scale; c = not below the long-run scale."""
@@ -75,6 +75,13 @@ class MarginPolicy:
     """Haircut of collateral on a chain whose stress score is 1; proportional below."""
     unknown_asset_haircut: float = 1.0
     """Haircut of an asset without an entry in facts/assets.toml."""
+    size_free_usd: float = 1_000_000.0
+    """Collateral of one asset that an account can sell without a price impact; more costs
+    ``liquidity_rate`` by the square-root law (docs/collateral.md)."""
+    unknown_liquidity_usd: float = 100_000_000.0
+    """Liquidity of a collateral asset of which none is known: small against the large stablecoins."""
+    chain_outage_h: float = 1.0
+    """Hours that a chain is out of reach in the stress of :mod:`riskml.risk.chain_outage`."""
     barrier: str = "auto"
     """Whose maintenance liquidates: ``venue`` (given with the account), ``riskml``, the name of an
     engine, or ``auto`` = venue where given, else riskml."""
@@ -152,6 +159,9 @@ _NON_NEGATIVE = (
     "concentration_min_usd",
     "liquidity_rate",
     "remote_haircut_per_hour",
+    "size_free_usd",
+    "unknown_liquidity_usd",
+    "chain_outage_h",
     "cool_down_h",
 )
 

@@ -7,6 +7,7 @@ market, over venues and moving collateral.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,12 @@ class Pools:
         """Sum a per-pool value over each account [n_accounts]."""
         return sum_by(self.account, values, n_accounts)
 
+    def account_equity(self, n_accounts: int) -> Float1D:
+        """Equity of each account [n_accounts]: an isolated position loses its margin at most."""
+        kept = np.maximum(self.equity_usd, 0.0)
+        kept[:n_accounts] = self.equity_usd[:n_accounts]
+        return self.by_account(kept, n_accounts)
+
 
 def make_pools(book: AccountBook, mark: Float1D, valuation: Valuation) -> Pools:
     """Split a book into pools.
@@ -62,10 +69,10 @@ def make_pools(book: AccountBook, mark: Float1D, valuation: Valuation) -> Pools:
     unknown = np.isnan(margin)
     if unknown.any():
         owner = account[n_accounts:]
-        total = sum_by(account, gross, n_accounts)
-        part = np.divide(
-            gross[n_accounts:], total[owner], out=np.zeros(len(isolated)), where=total[owner] > 0
-        )
+        # At entry prices: a mark that moves takes nothing from the cross pool, and gives it nothing.
+        entered = np.abs(positions.size * positions.entry_price)
+        total = sum_by(positions.account, entered, n_accounts)
+        part = np.divide(entered[isolated], total[owner], out=np.zeros(len(isolated)), where=total[owner] > 0)
         margin = np.where(unknown, np.maximum(equity[owner], 0.0) * part, margin)
         equity[:n_accounts] -= sum_by(owner, np.where(unknown, margin, 0.0), n_accounts)
     equity[n_accounts:] += margin
@@ -135,6 +142,38 @@ def _value_ranks(pool: Int1D, value: Float1D) -> Int1D:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.minimum(np.arange(len(order)) - start, RANKED_ASSETS)
     return rank
+
+
+@dataclass(frozen=True)
+class CollateralVariant:
+    """A book without some of its moving collateral."""
+
+    fits: Bool1D
+    """[n_pools] pools that have this variant."""
+    rows: Rows
+    """What stays, of those pools."""
+    removed_usd: Float1D
+    """[n_pools] value of what is left out."""
+
+
+def collateral_variants(rows: Rows, n_pools: int) -> Iterator[CollateralVariant]:
+    """Every subset of each pool's moving collateral but the whole, ``2^RANKED_ASSETS`` at most."""
+    if not np.any(rows.rank >= 0):
+        return
+    assets = np.zeros(n_pools, dtype=np.int64)
+    np.maximum.at(assets, rows.pool, rows.rank + 1)
+    for kept in range(2**RANKED_ASSETS):
+        ranked = np.minimum(assets, RANKED_ASSETS)
+        # A variant is one of a pool's own subsets; all of its assets is the full assessment.
+        fits = (assets > 0) & (kept < 2**ranked) & ~((kept == 2**ranked - 1) & (assets <= RANKED_ASSETS))
+        if not fits.any():
+            continue
+        stays = (rows.rank < 0) | (
+            (rows.rank < RANKED_ASSETS) & ((kept >> np.maximum(rows.rank, 0)) & 1 == 1)
+        )
+        gone = fits[rows.pool] & ~stays
+        removed = sum_by(rows.pool, rows.exposure_usd * gone, n_pools)
+        yield CollateralVariant(fits, rows.keep(fits[rows.pool] & stays), removed)
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
 """What decisions need beside the forecast: pegs, chain stress and liquidity, from observed rows.
 
 Values are as known at the time asked for and are held when a source falls silent: a chain's
-data age raises its stress, and neither a peg nor an open interest is forgotten, so silence
-never makes a requirement fall.
+data age raises its stress, the age of a price raises the haircut of what is pegged, and neither a peg nor
+an open interest is forgotten, so silence never makes a requirement fall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from riskml.facts import load_facts
+from riskml.features.columns import MAX_PEG_PREMIUM
+from riskml.features.rules import PEG_COMPANY
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.features.slots import newest_places
 from riskml.risk.collateral import Conditions, chain_stress_score, staleness_us
-from riskml.units import DAY
+from riskml.risk.haircuts import deviation_scale, peg_consensus, within_spread
+from riskml.units import DAY, HOUR, duration_us
 
 FLOW_HISTORY = 30 * DAY
 """Window of the mean and deviation against which a chain's newest net flow is held."""
@@ -25,9 +30,21 @@ HISTORY = FLOW_HISTORY + 2 * DAY
 
 
 def conditions_at(store: SeriesStore, ts: int) -> Conditions:
-    """Pegs and chain stress as known at ``ts``, microseconds."""
-    prices, redemptions = _pegs(store, ts)
-    return Conditions(chain_stress=_chain_stress(store, ts), peg_price_usd=prices, redemption_usd=redemptions)
+    """Pegs, stress and data age of chains as known at ``ts``, microseconds."""
+    pegs = {asset: found for asset in _assets(store) if (found := _peg(store, asset, ts)) is not None}
+    flows, ages = _chain_flows(store, ts)
+    stress = {
+        chain: chain_stress_score(_outflow_z(of_chain), np.nan, ages[chain], float(staleness_us(chain, ts)))
+        for chain, of_chain in flows.items()
+    }
+    return Conditions(
+        chain_stress=_for_every_chain(stress),
+        peg_price_usd={asset: peg.price for asset, peg in pegs.items()},
+        redemption_usd={asset: peg.redemption for asset, peg in pegs.items() if np.isfinite(peg.redemption)},
+        peg_scale={asset: peg.scale for asset, peg in pegs.items() if np.isfinite(peg.scale)},
+        peg_age_h={asset: peg.age_h for asset, peg in pegs.items()},
+        chain_age_us=_with_unheard(_for_every_chain(ages)),
+    )
 
 
 def liquidity_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -> dict[str, float]:
@@ -38,29 +55,97 @@ def liquidity_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -> di
     prices : symbol -> price for venues that publish base units only.
     """
     totals: dict[str, float] = {}
-    newest = _newest(store, "open_interest", ts, ("open_interest", "open_interest_usd"))
-    for key, (base, usd) in newest.items():
+    columns = ("open_interest", "open_interest_usd")
+    newest = _newest(store, "open_interest", ts, columns, store.keys("open_interest"))
+    for key, (_, base, usd) in newest.items():
         value = usd if np.isfinite(usd) else base * prices.get(key.name, np.nan)
         if np.isfinite(value):
             totals[key.name] = totals.get(key.name, 0.0) + value
     return totals
 
 
-def _pegs(store: SeriesStore, ts: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Per asset the price of the venue closest to redemption: a print on one venue is no depeg."""
-    prices: dict[str, float] = {}
-    redemptions: dict[str, float] = {}
-    for key, (price, redemption) in _newest(store, "pegs", ts, ("price_usd", "redemption_usd")).items():
-        fair = redemption if np.isfinite(redemption) else 1.0
-        known = prices.get(key.name)
-        if known is None or abs(price - fair) < abs(known - redemptions.get(key.name, 1.0)):
-            prices[key.name] = price
-        if np.isfinite(redemption):
-            redemptions[key.name] = redemption
-    return prices, redemptions
+class _Peg(NamedTuple):
+    """What is known of a pegged asset."""
+
+    price: float
+    redemption: float
+    """NaN = not known."""
+    scale: float
+    """NaN = too few prices."""
+    age_h: float
 
 
-def _chain_stress(store: SeriesStore, ts: int) -> dict[str, float]:
+class _Print(NamedTuple):
+    """The newest row of an asset on a venue."""
+
+    key: SeriesKey
+    ts: int
+    price: float
+    redemption: float
+
+
+def _assets(store: SeriesStore) -> list[str]:
+    return list(dict.fromkeys(key.name for key in store.keys("pegs")))
+
+
+def _peg(store: SeriesStore, asset: str, ts: int) -> _Peg | None:
+    """The price that holds over venues, and how it has moved.
+
+    Only prints within two hours of the newest are compared: a daily close of before a depeg says nothing
+    against a later price. Of those the middle one holds (:func:`riskml.risk.haircuts.peg_consensus`). What
+    the asset is redeemed at counts as long as it is stated by one of them; of several the least.
+    """
+    prints = _prints(store, asset, ts)
+    if not prints:
+        return None
+    stated = [row for row in prints if np.isfinite(row.redemption)]
+    least = min(stated, key=lambda row: row.redemption, default=None)
+    fair = 1.0 if least is None else least.redemption
+    prices = [
+        float(within_spread(np.asarray(row.price), fair, _half_spread(row.key.place))) for row in prints
+    ]
+    agreed = peg_consensus([price / fair - 1.0 for price in prices])
+    sources = [prints[place] for place in agreed] if least is None else [least]
+    return _Peg(
+        prices[agreed[-1]],
+        np.nan if least is None else fair,
+        float(np.fmax.reduce([_scale(store, source.key, ts) for source in sources])),
+        (ts - min(source.ts for source in sources)) / HOUR,
+    )
+
+
+def _prints(store: SeriesStore, asset: str, ts: int) -> list[_Print]:
+    found = [
+        _Print(key, int(when), price, redemption if redemption > 0.0 else np.nan)
+        for key, (when, price, redemption) in _newest(
+            store, "pegs", ts, ("price_usd", "redemption_usd"), store.keys("pegs", asset)
+        ).items()
+        if 0.0 < price <= 1.0 + MAX_PEG_PREMIUM
+    ]
+    newest = max((row.ts for row in found), default=0)
+    return [row for row in found if row.ts > newest - duration_us(PEG_COMPANY)]
+
+
+def _half_spread(venue: str) -> float:
+    return float(load_facts("assets")["peg_venue"].get(venue, {}).get("half_spread", 0.0))
+
+
+def _scale(store: SeriesStore, key: SeriesKey, ts: int) -> float:
+    """Scale of the change of what the asset was worth on a venue: redemption where stated, else its price."""
+    rows = store.get(key)
+    if rows is None:
+        return float("nan")
+    known = (rows.known_at <= ts) & (rows.ts <= ts)
+    times, price = rows.ts[known], rows.column("price_usd")[known]
+    redemption = rows.column("redemption_usd")[known]
+    traded = within_spread(np.where(price > 0.0, price, np.nan), 1.0, _half_spread(key.place))
+    worth = np.where(np.isfinite(redemption), redemption, traded)
+    newest = np.append(times[1:] != times[:-1], True) if len(times) else np.zeros(0, dtype=np.bool_)
+    return deviation_scale(times[newest], np.minimum(worth[newest], 1.0))
+
+
+def _chain_flows(store: SeriesStore, ts: int) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+    """Net flows by chain and time over the history, and the age of a chain's newest row, microseconds."""
     flows: dict[str, dict[int, float]] = {}
     heard: dict[str, int] = {}
     for key in store.keys("flows"):
@@ -77,12 +162,20 @@ def _chain_stress(store: SeriesStore, ts: int) -> dict[str, float]:
         for moment, value in zip(rows.ts[recent].tolist(), net[recent].tolist(), strict=True):
             if np.isfinite(value):
                 of_chain[moment] = of_chain.get(moment, 0.0) + value
-    return {
-        chain: chain_stress_score(
-            _outflow_z(flows.get(chain, {})), np.nan, float(ts - moment), float(staleness_us(chain, ts))
-        )
-        for chain, moment in heard.items()
-    }
+    return flows, {chain: float(ts - moment) for chain, moment in heard.items()}
+
+
+def _for_every_chain(values: Mapping[str, float]) -> dict[str, float]:
+    """Values by the chains of the flows, and under the names of chains whose data come under another."""
+    chains = load_facts("chains")["chain"]
+    aliases = {name: entries[-1].get("data_chain") for name, entries in chains.items()}
+    return {**{name: values[of] for name, of in aliases.items() if of in values}, **values}
+
+
+def _with_unheard(ages: Mapping[str, float]) -> dict[str, float]:
+    """Ages, infinite for chains that facts know and no row spoke of; nothing where no chain is watched."""
+    known = load_facts("chains")["chain"] if ages else ()
+    return {**dict.fromkeys(known, np.inf), **ages}
 
 
 def _outflow_z(flows: Mapping[int, float]) -> float:
@@ -94,16 +187,16 @@ def _outflow_z(flows: Mapping[int, float]) -> float:
 
 
 def _newest(
-    store: SeriesStore, table: str, ts: int, columns: Sequence[str]
+    store: SeriesStore, table: str, ts: int, columns: Sequence[str], keys: Sequence[SeriesKey]
 ) -> dict[SeriesKey, tuple[float, ...]]:
-    """Columns of the row of each series that is in force at ``ts``, by key in order."""
+    """Time and columns of the row of each series that is in force at ``ts``, by key in order."""
     series = store.tables.get(table)
-    if series is None:
+    if series is None or not keys:
         return {}
-    keys = store.keys(table)
     # No limit: a value is held, not dropped, when its source is silent.
     places = newest_places(series.rows, np.array([series.numbers[key] for key in keys]), ts)
     nothing = np.full(len(series.rows.ts), np.nan)
+    times = series.rows.ts[places].tolist()
     values = np.stack([series.rows.columns.get(name, nothing)[places] for name in columns], axis=1)
-    known = zip(keys, places.tolist(), values.tolist(), strict=True)
-    return {key: tuple(row) for key, place, row in known if place >= 0}
+    known = zip(keys, places.tolist(), times, values.tolist(), strict=True)
+    return {key: (when, *row) for key, place, when, row in known if place >= 0}

@@ -98,6 +98,9 @@ class GuardedForecast:
     """Bits of ``DEGRADED_NAMES``, uint8 [n_markets]; 0 = sound."""
     prices: Float2D | None = None
     """High, low, close of the bar [n_markets, 3], NaN = no bar; None = the bundle reads none."""
+    floors: tuple[MarketOutput, ...] = ()
+    """While a market is degraded: the fallback law's and the stressed scale's own values for it, where known.
+    A hedge may need more under one of them than under the largest scale, which ``output`` has."""
 
 
 class InputWatch:
@@ -260,10 +263,12 @@ class Guards:
         ).astype(np.uint8)
         sound = degraded == 0
         last = self.last_good
+        # The fallback's tail counts with its scale, and where there is no other.
+        counts = np.isfinite(fallback_variance) | ~np.isfinite(last.nu)
         # A graph output that is not finite is dropped; the others still count.
         held = MarketOutput(
             sigma=_largest(_drop(raw.sigma), last.sigma, fallback_sigma, self.stressed),
-            nu=_smallest(_drop(raw.nu), last.nu, np.where(np.isfinite(last.nu), np.nan, fallback_nu)),
+            nu=_smallest(_drop(raw.nu), last.nu, np.where(counts, fallback_nu, np.nan)),
             variance=_largest(_drop(raw.variance), last.variance, fallback_variance),
             stress=_largest(_drop(raw.stress), last.stress),
             loadings=np.where(np.isfinite(last.loadings), last.loadings, _drop(raw.loadings)),
@@ -281,7 +286,11 @@ class Guards:
                 for name in MarketOutput.__dataclass_fields__
             },
         )
-        return GuardedForecast(ts, output, degraded)
+        floors = tuple(
+            _with_scale(output, ~sound & np.isfinite(scale).all(axis=(1, 2)), scale, tail)
+            for scale, tail in ((fallback_sigma, fallback_nu), (self.stressed, output.nu))
+        )
+        return GuardedForecast(ts, output, degraded, floors=() if sound.all() else floors)
 
 
 def _finite(raw: MarketOutput) -> Bool1D:
@@ -294,6 +303,14 @@ def _finite(raw: MarketOutput) -> Bool1D:
         np.isfinite(raw.loadings).all(axis=1),
     ]
     return np.asarray(np.logical_and.reduce(checks), dtype=np.bool_)
+
+
+def _with_scale(output: MarketOutput, rows: Bool1D, sigma: Float3D, nu: Float2D) -> MarketOutput:
+    return replace(
+        output,
+        sigma=np.where(_wide(rows, sigma), sigma, output.sigma),
+        nu=np.where(_wide(rows, nu), nu, output.nu),
+    )
 
 
 def _drop(values: FloatND) -> FloatND:

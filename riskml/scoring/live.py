@@ -237,7 +237,7 @@ class LiveFeatures:
         self.bars_since_prune = 0
         bars = min(self._reach, KEEP_BARS) * self.interval_us
         before = ts - max(max_staleness_us(self.input_names) + self.interval_us, bars)
-        self.store.prune(before, {"flows": min(before, ts - HISTORY)})
+        self.store.prune(before, dict.fromkeys(("flows", "pegs"), min(before, ts - HISTORY)))
 
     def _check_clock(self, ts: int) -> None:
         if ts % self.interval_us:

@@ -5,8 +5,9 @@ Shared by the live scorer and the backfill. Besides the guarded forecast it keep
 - the slow scale behind maintenance, whose rise is rate-limited;
 - while a market is degraded, the whole forecast of that market's last sound bar (the
   *anchor*). A hedge may make a book's requirement fall when one scale rises, so holding up
-  scales alone is not enough: an account that touches a degraded market gets the larger of
-  its requirement under the guarded forecast and under the anchors;
+  scales alone is not enough: an account that touches a degraded market gets the largest of
+  its requirements under the guarded forecast, under the anchors, and under the fallback law's
+  and the stressed scale's own values (the *floors*);
 - each account's last action and since when, for hysteresis and cool-down.
 """
 
@@ -78,6 +79,8 @@ class Requirements:
         """The newest bar."""
         self.anchors: dict[int, Scales] = {}
         """Sound bars by their time, kept while a degraded market's last sound bar is theirs."""
+        self.floors: tuple[Scales, ...] = ()
+        """The newest bar under what holds its degraded markets up; empty while all are sound."""
         self.last_sound: dict[str, int] = {}
         """Time of each market's last sound bar."""
         self.actions: dict[str, tuple[int, int]] = {}
@@ -104,16 +107,18 @@ class Requirements:
         """Take the next bar; returns it as a :class:`Forecast`."""
         forecast = make_forecast(self.bundle, guarded, markets)
         reference = self._reference(forecast.markets)
-        previous, elapsed_h = None, 0.0
+        previous, previous_nu, elapsed_h = None, None, 0.0
         if self.scales is not None:
             previous = _widened(self.scales.maintenance, len(markets))
+            previous_nu = _widened(self.scales.forecast.nu, len(markets))
             elapsed_h = (forecast.ts - self.scales.forecast.ts) / HOUR
-        slow = slow_scale(forecast, previous, elapsed_h, self.policy, reference)
+        slow = slow_scale(forecast, previous, elapsed_h, self.policy, reference, previous_nu)
         self._keep_anchors(forecast)
         quantiles = None if self.level is None else self.level.take(guarded, forecast)
         self.scales = Scales(
             forecast, slow.sigma, slow.rate_limited, slow.anti_procyclical, self.policy, quantiles
         )
+        self.floors = self._make_floors(guarded, markets, self.scales, reference)
         _ = self.scales.market_law  # made at the bar's close, so that no tick waits for it
         return forecast
 
@@ -154,8 +159,10 @@ class Requirements:
         decisions = under(scales)
         touched = (decisions.reasons & np.uint64(reason_bit("degraded-forecast"))) > 0
         if touched.any():
-            for anchor in self.anchors.values():
-                decisions = _stricter(decisions, under(anchor), touched)
+            # What was sound until it was overdue is an anchor as well: a scale held up may serve a hedge.
+            overdue = () if scales is self.scales else (self.scales,)
+            for other in (*self.anchors.values(), *self.floors, *overdue):
+                decisions = _stricter(decisions, under(other), touched)
         if remember:
             self._remember_actions(decisions)
         return decisions
@@ -163,6 +170,26 @@ class Requirements:
     def _reference(self, markets: tuple[str, ...]) -> ReferenceSigma | None:
         raw = self.bundle.manifest.reference_sigma
         return reference_sigma(raw, markets, len(self.bundle.manifest.horizons)) if raw else None
+
+    def _make_floors(
+        self,
+        guarded: GuardedForecast,
+        markets: Sequence[Market],
+        scales: Scales,
+        reference: ReferenceSigma | None,
+    ) -> tuple[Scales, ...]:
+        """The bar under each of ``guarded.floors``, and with maintenance at its own stressed floor."""
+        if not guarded.floors:
+            return ()
+        floors = [
+            replace(scales, forecast=make_forecast(self.bundle, replace(guarded, output=output), markets))
+            for output in guarded.floors
+        ]
+        if reference is not None:
+            least = self.policy.stressed_floor * reference.stressed
+            held = (guarded.degraded > 0)[:, None, None] & (least > 0.0)
+            floors[-1] = replace(floors[-1], maintenance=np.where(held, least, scales.maintenance))
+        return tuple(floors)
 
     def _keep_anchors(self, forecast: Forecast) -> None:
         if self.scales is not None:
@@ -209,9 +236,10 @@ class Requirements:
 
     def to_arrays(self) -> dict[str, AnyArray]:
         """Everything that is remembered, for a saved state."""
-        kept = [*self.anchors.values(), *([self.scales] if self.scales is not None else [])]
+        kept = [*self.anchors.values(), *([self.scales] if self.scales is not None else []), *self.floors]
         arrays: dict[str, AnyArray] = {
             "n_anchors": np.array(len(self.anchors)),
+            "n_floors": np.array(len(self.floors)),
             "n_scales": np.array(len(kept)),
             "sound/market": np.array(list(self.last_sound), dtype=np.str_),
             "sound/ts": np.array(list(self.last_sound.values()), dtype=np.int64),
@@ -250,7 +278,9 @@ class Requirements:
             prefix = "level/"
             saved = {name.removeprefix(prefix): at for name, at in arrays.items() if name.startswith(prefix)}
             self.level.controller.from_arrays(saved)
-        n_anchors = int(arrays["n_anchors"])
+        n_anchors, n_floors = int(arrays["n_anchors"]), int(arrays.get("n_floors", np.array(0)))
+        self.floors = tuple(kept[len(kept) - n_floors :])
+        kept = kept[: len(kept) - n_floors]
         self.anchors = {scales.forecast.ts: scales for scales in kept[:n_anchors]}
         self.scales = kept[n_anchors] if len(kept) > n_anchors else None
         self.last_sound = dict(zip(arrays["sound/market"].tolist(), arrays["sound/ts"].tolist(), strict=True))

@@ -372,7 +372,7 @@ def test_the_haircut_uses_the_chains_facts_of_the_time(monkeypatch: pytest.Monke
     policy = MarginPolicy(remote_haircut_per_hour=0.01, remote_haircut_cap=0.2)
     values = []
     for chain in ("slow", "late", "nowhere"):
-        held = {"chain": chain, "asset": "USDC", "amount": 100.0, "price_usd": 1.0}
+        held = {"chain": chain, "asset": "USD", "amount": 100.0, "price_usd": 1.0}
         account = _account(0.0, _position("BTC", 0.001, 60_000.0), collateral=[held])
         values.append(float(_decide(account, policy=policy).collateral_usd[0]))
     assert values == pytest.approx([99.0, 80.0, 80.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from riskml.errors import ConfigError, DataError
 from riskml.risk import Forecast, MarginPolicy
 from riskml.risk.actions import deleverage_plan, risk_score
 from riskml.risk.collateral import chain_stress_score
+from riskml.risk.excursion import quantile
 from riskml.risk.margin import ReferenceSigma, maintenance_sigma, reference_sigma, round_up_cents
 from riskml.risk.reasons import REASONS, reason_bits, reason_names
 
@@ -53,11 +55,27 @@ def test_the_slow_scale_blends_floors_and_damps(policy: MarginPolicy, fast: floa
 def test_the_rate_limit_holds_rises_only() -> None:
     policy = MarginPolicy(slow_weight=0.0, stressed_floor=0.0, rate_limit_per_hour=0.25)
     before = np.full((1, 1, 2), 0.01)
-    np.testing.assert_allclose(maintenance_sigma(_forecast(0.05), before, 2.0, policy), 0.01 * 1.25**2)
+    found = maintenance_sigma(_forecast(0.05), before, 2.0, policy)
+    assert found[0, 0, 0] == pytest.approx(0.01 * 1.25**2)
+    # of a short the loss exp(d) - 1 is what may rise, not the scale
+    level = quantile(policy.maintenance_level, 4.0)
+    rise = np.expm1(found[0, 0, 1] * level) / np.expm1(0.01 * level)
+    assert rise == pytest.approx(1.25**2, rel=1e-4)
     np.testing.assert_allclose(maintenance_sigma(_forecast(0.002), before, 2.0, policy), 0.002)
     np.testing.assert_allclose(
         maintenance_sigma(_forecast(0.05), np.full((1, 1, 2), np.nan), 1.0, policy), 0.05
     )
+
+
+def test_a_fatter_tail_does_not_lift_a_requirement_over_the_limit() -> None:
+    policy = MarginPolicy(slow_weight=0.0, stressed_floor=0.0, rate_limit_per_hour=0.02)
+    thin = np.full((1, 1), 8.0)
+    fat = replace(_forecast(0.01), nu=np.full((1, 1), 2.5))
+    before = np.full((1, 1, 2), 0.01)
+    found = maintenance_sigma(fat, before, 1.0, policy, previous_nu=thin)
+    asked = [scale * float(quantile(policy.maintenance_level, nu)) for scale, nu in ((0.01, 8.0), (1.0, 2.5))]
+    assert (found[0, 0] * asked[1] / asked[0] <= 1.02 * (1.0 + 1e-4)).all()
+    assert found[0, 0, 0] * asked[1] / asked[0] == pytest.approx(1.02, rel=1e-4)
 
 
 def test_reference_scales_align_by_name_and_fall_back_to_the_star() -> None:

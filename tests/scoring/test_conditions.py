@@ -7,7 +7,7 @@ import pytest
 
 from riskml.features.series import SeriesStore
 from riskml.scoring.conditions import conditions_at, liquidity_at
-from riskml.units import DAY, to_us
+from riskml.units import DAY, HOUR, MINUTE, to_us
 
 NOW = to_us("2024-06-01")
 
@@ -43,6 +43,72 @@ def test_the_venue_closest_to_redemption_gives_the_peg(
     assert conditions_at(pegs(*rows), NOW).peg_price_usd == {"USDC": price}
 
 
+def peg_rows(*rows: tuple[str, float, float, float]) -> SeriesStore:
+    """Rows of USDC: venue, hours before now, price, redemption."""
+    store = SeriesStore()
+    for venue, age_h, price, redemption in rows:
+        ts = np.array([NOW - int(age_h * HOUR)])
+        values = {"price_usd": np.array([price]), "redemption_usd": np.array([redemption])}
+        store.append("pegs", {"ts": ts, "known_at": ts, "venue": [venue], "asset": ["USDC"], **values})
+    return store
+
+
+@pytest.mark.parametrize(
+    ("rows", "price", "redemption"),
+    [
+        # A daily close of before the depeg says nothing against a price of after it.
+        ([("daily", 6.0, 1.0, np.nan), ("live", 0.1, 0.93, np.nan)], 0.93, None),
+        ([("daily", 1.9, 1.0, np.nan), ("live", 0.1, 0.93, np.nan)], 1.0, None),
+        # Nor does a redemption that nobody has stated since.
+        ([("issuer", 6.0, 1.0, 1.0), ("live", 0.1, 0.93, np.nan)], 0.93, None),
+        ([("issuer", 0.5, 1.0, 1.0), ("live", 0.1, 0.93, np.nan)], 1.0, 1.0),
+        ([("issuer", 0.5, 0.93, 1.0), ("live", 0.1, 0.93, np.nan)], 0.93, 1.0),
+        ([("a", 0.5, 0.93, 1.0), ("b", 0.1, 0.93, 0.96)], 0.93, 0.96),
+        # One venue stuck at the peg does not hide a depeg from two others.
+        ([("stuck", 0.1, 1.0, np.nan), ("a", 0.1, 0.9, np.nan), ("b", 0.1, 0.92, np.nan)], 0.92, None),
+        # The fee of a pool is no deviation.
+        ([("dex_pool", 0.1, 0.997, np.nan)], 1.0, None),
+        ([("dex_pool", 0.1, 0.95, np.nan)], 0.953, None),
+        # Not a price, and no price of this asset.
+        ([("a", 0.2, 0.93, np.nan), ("b", 0.1, np.nan, np.nan), ("c", 0.1, 306.0, np.nan)], 0.93, None),
+    ],
+)
+def test_the_newest_prints_agree_on_a_peg(
+    rows: list[tuple[str, float, float, float]], price: float, redemption: float | None
+) -> None:
+    found = conditions_at(peg_rows(*rows), NOW)
+    assert found.peg_price_usd["USDC"] == pytest.approx(price)
+    assert found.redemption_usd == ({} if redemption is None else {"USDC": redemption})
+
+
+def test_the_scale_and_the_age_are_those_of_the_price_that_holds() -> None:
+    walk = [("a", 48.0 - hour, 1.0 - 0.001 * hour, np.nan) for hour in range(48)]
+    calm = [("b", 48.5 - hour, 1.0, np.nan) for hour in range(48)]
+    falling, both = conditions_at(peg_rows(*walk), NOW), conditions_at(peg_rows(*walk, *calm), NOW)
+    assert falling.peg_age_h == {"USDC": 1.0}
+    # 8 hours of 0.1 % each, scaled to a day by the square root of time.
+    assert falling.peg_scale["USDC"] == pytest.approx(0.008 * np.sqrt(3.0))
+    assert both.peg_price_usd["USDC"] == 1.0
+    assert both.peg_scale["USDC"] == 0.0
+    assert both.peg_age_h == {"USDC": 1.5}
+
+
+def test_a_stated_redemption_takes_the_place_of_the_price_in_the_scale() -> None:
+    rows = [("a", 48.0 - hour, 0.9 + 0.1 * (hour % 2), 1.0) for hour in range(48)]
+    assert conditions_at(peg_rows(*rows), NOW).peg_scale == {"USDC": 0.0}
+
+
+def test_a_revised_price_replaces_the_first_one() -> None:
+    store = peg_rows(*(("a", 30.0 - hour, 1.0, np.nan) for hour in range(30)))
+    ts = np.array([NOW - HOUR])
+    row = {"ts": ts, "venue": ["a"], "asset": ["USDC"], "redemption_usd": np.array([np.nan])}
+    store.append("pegs", {**row, "known_at": ts + 10 * MINUTE, "price_usd": np.array([0.95])})
+    assert conditions_at(store, NOW - 51 * MINUTE).peg_price_usd == {"USDC": 1.0}
+    revised = conditions_at(store, NOW)
+    assert revised.peg_price_usd == {"USDC": 0.95}
+    assert revised.peg_scale["USDC"] > 0.005
+
+
 def test_nothing_is_known_before_it_was_known() -> None:
     assert conditions_at(pegs(("a", 0.9, np.nan)), NOW - 2 * DAY).peg_price_usd == {}
 
@@ -74,6 +140,23 @@ def test_chain_stress_rises_with_outflow_and_with_the_age_of_its_data() -> None:
     assert calm < 0.1
     assert run > 0.9
     assert silent == 1.0
+
+
+def test_the_age_of_a_chains_data_is_known_and_infinite_where_nobody_spoke_of_it() -> None:
+    ages = conditions_at(flows([0.0], last_age_days=4), NOW).chain_age_us
+    assert ages["arbitrum"] == 4 * DAY
+    assert ages["solana"] == ages["hyperliquid"] == np.inf
+    assert conditions_at(SeriesStore(), NOW).chain_age_us == {}  # no chain is watched at all
+
+
+def test_dydx_is_heard_of_under_the_name_of_its_bridge() -> None:
+    store = flows([1.0, -1.0] * 10 + [-8.0])
+    ts = np.array([NOW - DAY])
+    row = {"asset": ["ALL"], "source": ["IBC"], "inflow_usd": np.ones(1), "outflow_usd": np.ones(1)}
+    store.append("flows", {"ts": ts, "known_at": ts, "chain": ["cosmos"], **row})
+    found = conditions_at(store, NOW)
+    assert found.chain_age_us["dydx"] == found.chain_age_us["cosmos"] == DAY
+    assert found.chain_stress["dydx"] == found.chain_stress["cosmos"]
 
 
 def test_open_interest_is_summed_over_venues_and_held() -> None:
