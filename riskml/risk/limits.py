@@ -32,9 +32,10 @@ from riskml.risk.forecast import Forecast
 from riskml.risk.law import AccountLawFn
 from riskml.risk.margin import round_up_cents, slow_scale
 from riskml.risk.policy import MarginPolicy
+from riskml.risk.pool_books import Score
 from riskml.risk.pools import Legs
 from riskml.risk.sums import sum_by
-from riskml.risk.trials import SIDES, DecideFn, Trials, engine_prices, own_marks
+from riskml.risk.trials import SIDES, Trials, engine_prices, own_marks
 
 TRIALS_PER_CALL = 20_000
 """Trial accounts of one call of the engine, at most; bounds the memory."""
@@ -141,7 +142,7 @@ class AccountLimits:
 
 
 def account_limits(
-    book: AccountBook, markets: Sequence[tuple[str, str]], decide_book: DecideFn
+    book: AccountBook, markets: Sequence[tuple[str, str]], decide_book: Score
 ) -> AccountLimits:
     """The largest new positions of every account, exact to the cent by the engine itself.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +13,8 @@ from riskml.risk.accounts import AccountBook, Collateral, Orders, Positions
 from riskml.risk.book_columns import MAX_USD
 from riskml.risk.margin import CENT
 from riskml.risk.outcome import Decisions
+from riskml.risk.pool_books import Score
 
-DecideFn = Callable[[AccountBook], Decisions]
-"""The engine: ``functools.partial(decide, forecast=..., ...)`` or ``scorer.what_if``."""
 SIDES = ("long", "short")
 FIRST_SIZE = 0.25
 """Share of equity at which the search starts doubling: below the leverage that most markets allow."""
@@ -29,7 +28,7 @@ def own_marks(positions: Positions) -> Float1D:
     return np.where(np.isnan(positions.mark_price), positions.entry_price, positions.mark_price)
 
 
-def engine_prices(book: AccountBook, pairs: tuple[Pair, ...], decide_book: DecideFn) -> dict[Pair, float]:
+def engine_prices(book: AccountBook, pairs: tuple[Pair, ...], decide_book: Score) -> dict[Pair, float]:
     """Live price by which the engine values each market of ``pairs`` and of the book; NaN = none.
 
     One unit is marked at 1 and at 2: a price that does not follow the mark is the engine's own.
@@ -67,7 +66,7 @@ def engine_prices(book: AccountBook, pairs: tuple[Pair, ...], decide_book: Decid
 class Trials:
     """One trial account per account, market and side, in that order."""
 
-    decide_book: DecideFn
+    decide_book: Score
     book: AccountBook
     """Trial accounts; where an account has no position in the market, one of size 0 waits."""
     account: Int1D
@@ -86,7 +85,7 @@ class Trials:
         accounts: Int1D,
         pairs: tuple[Pair, ...],
         price: Mapping[Pair, float],
-        decide_book: DecideFn,
+        decide_book: Score,
     ) -> Trials:
         """Trials of some accounts in every market of ``pairs``; ``price`` from :func:`engine_prices`."""
         held = book.positions
