@@ -237,7 +237,7 @@ def _orders(
     orders = scene.book.orders
     if not len(orders.size):
         return None
-    unit = scene.market.unit_margins[INITIAL]
+    unit = np.maximum(*scene.market.unit_margins)  # a position's initial margin is not below its maintenance
     law_row = np.minimum(np.arange(len(scene.symbols) + 1), len(unit) - 1)
     symbol = np.asarray([scene.symbols[name] for name in orders.symbol], dtype=np.int64)
     return order_margin(

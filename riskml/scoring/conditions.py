@@ -89,15 +89,27 @@ def _assets(store: SeriesStore) -> list[str]:
 
 
 def _peg(store: SeriesStore, asset: str, ts: int) -> _Peg | None:
-    """The price that holds over venues, and how it has moved.
+    """What the asset is worth over venues, and how that has moved: the less of two views.
 
-    Only prints within two hours of the newest are compared: a daily close of before a depeg says nothing
-    against a later price. Of those the middle one holds (:func:`riskml.risk.haircuts.peg_consensus`). What
-    the asset is redeemed at counts as long as it is stated by one of them; of several the least.
+    The first compares prints within two hours of the newest alone, since a daily close of before a depeg says
+    nothing against a later price. The second has the last print of every venue, however old: a
+    venue, or a redemption, that falls silent while it is below the others is not forgotten until it speaks
+    again or a majority is against it.
     """
-    prints = _prints(store, asset, ts)
-    if not prints:
+    held = _prints(store, asset, ts)
+    if not held:
         return None
+    newest = max(row.ts for row in held)
+    company = [row for row in held if row.ts >= newest - duration_us(PEG_COMPANY)]
+    return min((_agreed(store, rows, ts) for rows in (company, held)), key=_worth)
+
+
+def _worth(peg: _Peg) -> float:
+    return peg.price if np.isnan(peg.redemption) else peg.redemption
+
+
+def _agreed(store: SeriesStore, prints: Sequence[_Print], ts: int) -> _Peg:
+    """The middle print (:func:`riskml.risk.haircuts.peg_consensus`), and the least redemption stated."""
     stated = [row for row in prints if np.isfinite(row.redemption)]
     least = min(stated, key=lambda row: row.redemption, default=None)
     fair = 1.0 if least is None else least.redemption
@@ -115,15 +127,24 @@ def _peg(store: SeriesStore, asset: str, ts: int) -> _Peg | None:
 
 
 def _prints(store: SeriesStore, asset: str, ts: int) -> list[_Print]:
-    found = [
-        _Print(key, int(when), price, redemption if redemption > 0.0 else np.nan)
-        for key, (when, price, redemption) in _newest(
-            store, "pegs", ts, ("price_usd", "redemption_usd"), store.keys("pegs", asset)
-        ).items()
-        if 0.0 < price <= 1.0 + MAX_PEG_PREMIUM
-    ]
-    newest = max((row.ts for row in found), default=0)
-    return [row for row in found if row.ts > newest - duration_us(PEG_COMPANY)]
+    """The last usable row of every venue; one that is out of range is passed over, not taken for silence."""
+    found = []
+    for key in store.keys("pegs", asset):
+        rows = store.get(key)
+        if rows is None:
+            continue
+        price = rows.column("price_usd")
+        usable = (rows.known_at <= ts) & (rows.ts <= ts) & (price > 0.0) & (price <= 1.0 + MAX_PEG_PREMIUM)
+        places = np.flatnonzero(usable)
+        if len(places):
+            last = places[np.lexsort((rows.known_at[places], rows.ts[places]))[-1]]
+            redemption = float(rows.column("redemption_usd")[last])
+            found.append(
+                _Print(
+                    key, int(rows.ts[last]), float(price[last]), redemption if redemption > 0.0 else np.nan
+                )
+            )
+    return found
 
 
 def _half_spread(venue: str) -> float:

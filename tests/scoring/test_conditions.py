@@ -176,3 +176,42 @@ def test_open_interest_is_summed_over_venues_and_held() -> None:
     assert liquidity_at(store, {"BTC": 100.0}, NOW) == {"BTC": 700.0}
     assert liquidity_at(store, {}, NOW) == {"BTC": 500.0}
     assert liquidity_at(store, {"BTC": 100.0}, 0) == {}
+
+
+def usdc_worth(store: SeriesStore, ts: int) -> float:
+    found = conditions_at(store, ts)
+    return found.redemption_usd.get("USDC", found.peg_price_usd["USDC"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "worth"),
+    [
+        # a fell silent at .90 beside b; c alone says 1: two against one
+        ([("a", 3.0, 0.9, np.nan), ("b", 0.1, 0.9, np.nan), ("c", 0.1, 1.0, np.nan)], 0.9),
+        # a majority is back
+        ([("a", 3.0, 0.9, np.nan), ("b", 0.1, 1.0, np.nan), ("c", 0.1, 1.0, np.nan)], 1.0),
+        # a redemption that fell silent below the prints
+        ([("issuer", 3.0, 0.99, 0.9), ("a", 0.1, 0.99, np.nan)], 0.9),
+        # a print out of range does not erase the one before it
+        ([("a", 1.0, 0.9, np.nan), ("a", 0.1, 2.0, np.nan)], 0.9),
+        ([("a", 1.0, 0.9, np.nan), ("a", 0.1, np.nan, np.nan)], 0.9),
+    ],
+)
+def test_what_falls_silent_or_out_of_range_below_the_others_is_not_forgotten(
+    rows: list[tuple[str, float, float, float]], worth: float
+) -> None:
+    assert usdc_worth(peg_rows(*rows), NOW) == worth
+
+
+def test_silence_never_raises_what_a_pegged_asset_is_worth() -> None:
+    draw = np.random.default_rng(11)
+    for _ in range(300):
+        prices = draw.choice([0.85, 0.9, 0.95, 0.99, 1.0], size=4)
+        redeemed = np.where(draw.random(4) < 0.2, draw.choice([0.9, 1.0], size=4), np.nan)
+        rows = [(f"v{i}", 0.0, float(prices[i]), float(redeemed[i])) for i in range(4)]
+        before = usdc_worth(peg_rows(*rows), NOW)
+        speaks = draw.random(4) < 0.5  # these say the same again four hours later, the others nothing
+        again = [
+            (name, -4.0, price, paid) for (name, _, price, paid), on in zip(rows, speaks, strict=True) if on
+        ]
+        assert usdc_worth(peg_rows(*rows, *again), NOW + 4 * HOUR) <= before
