@@ -18,7 +18,7 @@ from riskml.features.rules import PEG_COMPANY
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.features.slots import newest_places
 from riskml.risk.collateral import Conditions, chain_stress_score, staleness_us
-from riskml.risk.haircuts import deviation_scale, peg_consensus, within_spread
+from riskml.risk.haircuts import PEG_TOLERANCE, deviation_scale, peg_consensus, within_spread
 from riskml.units import DAY, HOUR, duration_us
 
 FLOW_HISTORY = 30 * DAY
@@ -89,7 +89,7 @@ def _assets(store: SeriesStore) -> list[str]:
 
 
 def _peg(store: SeriesStore, asset: str, ts: int) -> _Peg | None:
-    """What the asset is worth over venues, and how that has moved: the less of two views.
+    """What the asset is worth over venues, and how that has moved: of two views the less, beyond noise.
 
     The first compares prints within two hours of the newest alone, since a daily close of before a depeg says
     nothing against a later price. The second has the last print of every venue, however old: a
@@ -101,7 +101,8 @@ def _peg(store: SeriesStore, asset: str, ts: int) -> _Peg | None:
         return None
     newest = max(row.ts for row in held)
     company = [row for row in held if row.ts >= newest - duration_us(PEG_COMPANY)]
-    return min((_agreed(store, rows, ts) for rows in (company, held)), key=_worth)
+    now, ever = (_agreed(store, rows, ts) for rows in (company, held))
+    return ever if _worth(ever) < _worth(now) - PEG_TOLERANCE else now
 
 
 def _worth(peg: _Peg) -> float:
