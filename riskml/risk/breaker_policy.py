@@ -7,20 +7,16 @@ default fires on real forecasts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from riskml.arrays import Float1D
 from riskml.errors import ConfigError, Problem, nearest
+from riskml.risk.policy_file import PolicyFile
 from riskml.units import duration_us
 
 MARKET_STATES = ("normal", "watch", "restrict", "halt")
@@ -33,8 +29,10 @@ CutOrder = Literal["contribution", "notional"]
 
 
 @dataclass(frozen=True)
-class BreakerPolicy:
+class BreakerPolicy(PolicyFile):
     """When a market slows down, what an order may do then, and how positions are cut."""
+
+    KIND: ClassVar[str] = "breaker"
 
     horizon: str = "8h"
     """Horizon of the forecast that stress and jump are read at."""
@@ -84,34 +82,6 @@ class BreakerPolicy:
         if problems:
             raise ConfigError.from_problems(problems, "the breaker policy is not usable")
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BreakerPolicy:
-        """Build a policy; ConfigError names an unknown key and the nearest known one."""
-        known = {item.name for item in fields(cls)}
-        unknown = [name for name in values if name not in known]
-        if unknown:
-            raise ConfigError(
-                f"the breaker policy has no '{unknown[0]}'.{nearest(unknown[0], known)}",
-                fix=f"known keys: {', '.join(sorted(known))}",
-            )
-        return cls(**values)
-
-    @classmethod
-    def load(cls, source: BreakerPolicy | str | Path | None) -> BreakerPolicy:
-        """A policy from itself, a TOML file's path, or None (all defaults)."""
-        if source is None:
-            return cls()
-        if isinstance(source, BreakerPolicy):
-            return source
-        path = Path(source)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"there is no policy file {path}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
-        return cls.from_dict(values)
-
     def thresholds(self, signal: str) -> Float1D:
         """Thresholds of one of :data:`SIGNALS` [3]: watch, restrict, halt."""
         return np.asarray([getattr(self, f"{signal}_{state}") for state in MARKET_STATES[1:]])
@@ -120,11 +90,6 @@ class BreakerPolicy:
     def leverage_shares(self) -> Float1D:
         """Share of the isolated leverage that each state leaves [4]; 0 = none may be added."""
         return np.asarray([1.0, self.leverage_watch, self.leverage_restrict, 0.0])
-
-    @cached_property
-    def policy_hash(self) -> str:
-        """sha256 over every value, defaults included."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

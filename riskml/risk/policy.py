@@ -6,17 +6,12 @@ which floors and brakes. It is validated as a whole, and its hash is written int
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from riskml.errors import ConfigError, Problem, nearest
+from riskml.risk.policy_file import PolicyFile
 from riskml.units import duration_us
 
 AntiProcyclicality = Literal["none", "a", "b", "c"]
@@ -24,8 +19,10 @@ AdaptiveLevel = Literal["off", "on"]
 
 
 @dataclass(frozen=True)
-class MarginPolicy:
+class MarginPolicy(PolicyFile):
     """Levels, floors, brakes and action thresholds; every default lives here."""
+
+    KIND: ClassVar[str] = "margin"
 
     maintenance_level: float = 0.995
     """Level of the maintenance requirement."""
@@ -100,39 +97,6 @@ class MarginPolicy:
         problems = _find_problems(self)
         if problems:
             raise ConfigError.from_problems(problems, "the margin policy is not usable")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MarginPolicy:
-        """Build a policy; ConfigError names an unknown key and the nearest known one."""
-        known = {item.name for item in fields(cls)}
-        unknown = [name for name in values if name not in known]
-        if unknown:
-            raise ConfigError(
-                f"the margin policy has no '{unknown[0]}'.{nearest(unknown[0], known)}",
-                fix=f"known keys: {', '.join(sorted(known))}",
-            )
-        return cls(**values)
-
-    @classmethod
-    def load(cls, source: MarginPolicy | str | Path | None) -> MarginPolicy:
-        """A policy from itself, a TOML file's path, or None (all defaults)."""
-        if source is None:
-            return cls()
-        if isinstance(source, MarginPolicy):
-            return source
-        path = Path(source)
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"there is no policy file {path}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
-        return cls.from_dict(values)
-
-    @cached_property
-    def policy_hash(self) -> str:
-        """sha256 over every value, defaults included."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 _FRACTIONS = (
