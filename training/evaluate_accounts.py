@@ -157,16 +157,12 @@ def replayed(folds: Path, lake: Lake, times: int, per_time: int) -> dict[str, An
     rows: list[dict[str, Any]] = []
     parts = []
     for number, fold in enumerate(FOLDS):
-        part = _replay_fold(folds, fold, lake, times, per_time, SEED + number)
+        part = replay_fold(folds, fold, lake, times, per_time, SEED + number)
         print(f"{fold.data_end}: {len(part.drawn):,} accounts", file=sys.stderr, flush=True)
         rows += _calibration(part, fold.data_end[:4], groups=False)
         rows += _calibration(part, f"{fold.data_end[:4]}, guarded", guarded=True, groups=False)
         parts.append(part)
-    whole = Replay(
-        _join([part.drawn for part in parts]),
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("said", "guarded", "labels")),
-        degraded=float(np.mean([part.degraded for part in parts])),
-    )
+    whole = join_replays(parts)
     pooled = _calibration(whole, "pooled", groups=True)
     pooled += _calibration(whole, "pooled, guarded", guarded=True, groups=False)
     for answer, name in ((1, "possible"), (2, "confirmed")):
@@ -196,7 +192,17 @@ class Replay:
     """Share of market-bars that the guards hold up."""
 
 
-def _replay_fold(folds: Path, fold: Fold, lake: Lake, times: int, per_time: int, seed: int) -> Replay:
+def join_replays(parts: list[Replay]) -> Replay:
+    """The accounts of several folds as those of one."""
+    return Replay(
+        _join([part.drawn for part in parts]),
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("said", "guarded", "labels")),
+        degraded=float(np.mean([part.degraded for part in parts])),
+    )
+
+
+def replay_fold(folds: Path, fold: Fold, lake: Lake, times: int, per_time: int, seed: int) -> Replay:
+    """Draw, score and label the accounts of a fold's test part, a purge away from both its ends."""
     bundle = load_bundle(fold_path(folds, fold, "1h"))
     purge = max(duration_us(name) for name in bundle.manifest.horizons)
     first, last = to_us(fold.data_end) + purge, to_us(fold.test_end) - purge

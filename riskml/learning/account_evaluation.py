@@ -234,6 +234,48 @@ def compare(cases: AccountCases, *, draws: int = DRAWS, seed: int = 0) -> list[C
     return rows
 
 
+def compare_probabilities(
+    cases: AccountCases,
+    probability: Mapping[str, Float1D],
+    models: Sequence[str],
+    yardsticks: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Every model against every yardstick by probabilities that are given: log-loss, then AUC.
+
+    Parameters
+    ----------
+    probability : by name [n_rows], of models and yardsticks, taken as it is. NaN handling: a row that
+        has no probability of one of them counts for none.
+
+    Raises
+    ------
+    DataError : no row has all of them.
+    """
+    known = np.all([np.isfinite(probability[name]) for name in (*models, *yardsticks)], axis=0)
+    if not known.any():
+        raise DataError("no row has a probability of every model", fix="leave a model out, or use more rows")
+    rows = cases.select(known)
+    weights = _cluster_weights(rows.account, draws, seed)
+    chance = {name: probability[name][known] for name in (*models, *yardsticks)}
+    losses = {name: metrics.log_losses(rows.outcome, values) for name, values in chance.items()}
+    areas = {name: _weighted_auc(values, rows, weights) for name, values in chance.items()}
+    found = []
+    for model in models:
+        for other in yardsticks:
+            spread = _mean_spread(losses[model] - losses[other], rows.account, weights)
+            means = float(losses[model].mean()), float(losses[other].mean())
+            found.append(_comparison(rows, "log_loss", model, other, means, spread))
+            whole = (
+                metrics.roc_auc(rows.outcome, chance[model]),
+                metrics.roc_auc(rows.outcome, chance[other]),
+            )
+            found.append(_comparison(rows, "auc", model, other, whole, areas[model] - areas[other]))
+    return found
+
+
 def calibration_table(
     outcome: Float1D, probability: Float1D, account: Int1D, edges: Sequence[float] = TABLE_EDGES
 ) -> list[dict[str, float]]:

@@ -3,7 +3,8 @@
 The score of :func:`riskml.risk.actions.risk_score` is a logarithmic scale of the liquidation probability over
 the longest horizon: ``score = 100 (1 + log10(p) / 6)``, so that ``p = 10^(6 (score / 100 - 1))`` and 100 / 6
 points are a factor of ten. It is one number per account, over all of its chains and venues, and it inherits
-the probability's calibration: a score of 50 says that 1 account in 1000 like it is liquidated.
+the probability's calibration: a score of 50 says that 1 account in 1000 like it is liquidated. What was
+measured, band by band and out of sample, is in docs/limits-and-prices.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ HALF_DECADES = int(2 * RISK_SCORE_DECADES)
 """Bands of the table, half a factor of ten each: what a score can be told apart by with some hundred rows."""
 INTERVAL_LEVEL = 0.95
 N_DRAWS = 1000
+LEAST_BLOCKS = 5
+"""With fewer blocks than this, or an event in fewer of them, resampling blocks gives no interval."""
 
 
 def score_to_probability(score: ArrayLike) -> FloatND:
@@ -87,6 +90,8 @@ class ScoreTable:
     low: Float1D
     high: Float1D
     """Interval of the observed frequency at 95 %; NaN in an empty band."""
+    n_blocks: Int1D
+    """Blocks that have a row in the band; its rows where rows are independent."""
 
     def __len__(self) -> int:
         return len(self.n_rows)
@@ -96,9 +101,20 @@ class ScoreTable:
         """[n_bands] the forecast lies within the interval; False in an empty band."""
         return np.asarray((self.low <= self.forecast) & (self.forecast <= self.high))
 
+    @property
+    def miss(self) -> Float1D:
+        """[n_bands] factor by which the forecast lies outside the interval.
+
+        1 within it, forecast / high above it (too cautious), forecast / low below it (too bold); NaN in an
+        empty band.
+        """
+        nearest = np.clip(self.forecast, self.low, self.high)
+        return np.asarray(np.divide(self.forecast, nearest, out=np.ones(len(self)), where=nearest != 0.0))
+
     def to_dicts(self) -> list[dict[str, float]]:
         """One dict per band that has rows."""
-        names = ("low_score", "high_score", "n_rows", "n_events", "forecast", "observed", "low", "high")
+        counts = ("low_score", "high_score", "n_rows", "n_blocks", "n_events")
+        names = (*counts, "forecast", "observed", "low", "high", "miss")
         return [
             {name: float(getattr(self, name)[band]) for name in names}
             for band in np.flatnonzero(self.n_rows > 0)
@@ -121,7 +137,9 @@ def score_table(
     Notes
     -----
     A band in which nothing, or everything, happened has nothing to resample: its interval is the exact one of
-    as many independent rows as there are blocks in it; so is that of a band with fewer than 5 blocks.
+    as many independent rows as there are blocks in it; so is that of a band with fewer than 5 blocks. That
+    is wide: such a band refutes little. Where an event, or its absence, falls into fewer than 5 blocks, the
+    exact interval of the share of such blocks is scaled to the frequency of rows.
     NaN handling: a row with a NaN score or outcome is left out.
 
     Raises
@@ -152,8 +170,9 @@ def score_table(
         for total in (stood_for, n_events)
     )
     low, high = np.asarray(intervals, dtype=np.float64).T
+    n_blocks = np.asarray([len(np.unique(label[band == at])) for at in range(n_bands)])
     return ScoreTable(
-        bounds[:-1], bounds[1:], n_rows, n_events.astype(np.int64), forecast, observed, low, high
+        bounds[:-1], bounds[1:], n_rows, n_events.astype(np.int64), forecast, observed, low, high, n_blocks
     )
 
 
@@ -168,14 +187,24 @@ def _interval(happened: Float1D, label: AnyArray, independent: bool) -> tuple[fl
     if independent:
         return binomial_interval(n_events, n_rows)
     sums = metrics.block_sums(np.column_stack([happened, np.ones(n_rows)]), label)
-    if 0 < n_events < n_rows:
-        low, high = metrics.block_bootstrap(
-            sums, lambda drawn: drawn[:, 0] / drawn[:, 1], n_draws=N_DRAWS, level=INTERVAL_LEVEL
-        )
-        if np.isfinite(low):
-            return low, high
     n_blocks = len(sums)
-    return binomial_interval(round(n_blocks * n_events / n_rows), n_blocks)
+    if n_blocks < LEAST_BLOCKS or n_events in (0, n_rows):
+        return binomial_interval(round(n_blocks * n_events / n_rows), n_blocks)
+    with_event, without = int((sums[:, 0] > 0.0).sum()), int((sums[:, 0] < sums[:, 1]).sum())
+    if with_event < LEAST_BLOCKS:
+        return _scaled(n_events / n_rows, with_event, n_blocks)
+    if without < LEAST_BLOCKS:
+        low, high = _scaled(1.0 - n_events / n_rows, without, n_blocks)
+        return 1.0 - high, 1.0 - low
+    return metrics.block_bootstrap(
+        sums, lambda drawn: drawn[:, 0] / drawn[:, 1], n_draws=N_DRAWS, level=INTERVAL_LEVEL
+    )
+
+
+def _scaled(frequency: float, hit: int, n_blocks: int) -> tuple[float, float]:
+    """Interval of a frequency whose events lie in ``hit`` of the blocks: their share's, in proportion."""
+    low, high = (end * n_blocks / hit for end in binomial_interval(hit, n_blocks))
+    return frequency * low, min(1.0, frequency * high)
 
 
 def binomial_interval(n_events: int, n_rows: int, level: float = INTERVAL_LEVEL) -> tuple[float, float]:

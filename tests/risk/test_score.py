@@ -126,3 +126,26 @@ def test_unusable_tables_are_refused() -> None:
         score_table([1.0], [0.0], edges=[0, 60, 50, 100])
     with pytest.raises(DataError, match="0 events in 0 rows have no frequency"):
         binomial_interval(0, 0)
+
+
+def test_events_in_few_blocks_have_the_exact_interval_of_their_blocks() -> None:
+    block = np.repeat(np.arange(50), 100)
+    outcome = (block == 3) & (np.arange(len(block)) % 2 == 0)  # 50 events, all in one block
+    table = score_table(np.full(len(block), 60.0), outcome, block=block)
+    band = int(np.argmax(table.n_rows))
+    low, high = binomial_interval(1, 50)
+    np.testing.assert_allclose((table.low[band], table.high[band]), (0.5 * low, 0.5 * high))
+    assert table.n_blocks[band] == 50
+    turned = score_table(np.full(len(block), 60.0), ~outcome, block=block)
+    np.testing.assert_allclose((turned.low[band], turned.high[band]), (1.0 - 0.5 * high, 1.0 - 0.5 * low))
+
+
+def test_a_miss_is_the_factor_by_which_the_forecast_leaves_the_interval() -> None:
+    score = np.repeat(probability_to_score([0.02, 0.2, 0.5]), 1000)
+    outcome = np.concatenate([np.arange(1000) < 20, np.arange(1000) < 50, np.arange(1000) < 900])
+    table = score_table(score, outcome)
+    found = table.miss[table.n_rows > 0]
+    low, high = binomial_interval(900, 1000)[0], binomial_interval(50, 1000)[1]
+    np.testing.assert_allclose(found, [1.0, 0.2 / high, 0.5 / low])
+    assert np.isnan(table.miss[table.n_rows == 0]).all()
+    assert [row["miss"] for row in table.to_dicts()] == found.tolist()
