@@ -63,6 +63,7 @@ def forecast_history(
     *,
     markets: Sequence[str] | None = None,
     guarded: bool = False,
+    retire_after: str | None = None,
     progress: Progress | None = None,
 ) -> ForecastHistory:
     """Forecast every bar that closes in ``[start, end)``.
@@ -72,6 +73,8 @@ def forecast_history(
     markets : symbols, any that the lake has bars of; default the bundle's own.
     guarded : False gives what the graph says, for evaluation; True what a scorer would have
         used after its guards, which hold values up while a source is missing.
+    retire_after : with an operator who retires an input of a market (``Scorer.retire_inputs``) when it
+        has been lost for this long without a break; None = nobody ever does.
     progress : called with (bars done, bars in all, a word).
 
     Raises
@@ -87,8 +90,13 @@ def forecast_history(
     outputs: list[dict[str, AnyArray]] = []
     degraded: list[AnyArray] = []
     total = (last - first) // duration_us(bundle.manifest.interval)
+    patience = None if retire_after is None else duration_bars(retire_after, bundle.manifest.interval)
+    silent = np.zeros(guard.watch.seen.shape, dtype=np.int64)
     for bar in raw_history(bundle, lake, every, first, last):
         result = guard.step(bar)
+        if patience is not None:
+            silent = np.where(guard.watch.lost, silent + 1, 0)
+            guard.watch.seen &= silent < patience
         if bar.ts < first:
             continue
         bars.append(bar)

@@ -24,19 +24,17 @@ import pyarrow as pa
 
 from riskml import __version__
 from riskml.backfill.bundles import BundleChoice, choose_bundle, find_bundles
+from riskml.backfill.context import CONTEXT_TABLES, last_closes, read_context
 from riskml.backfill.forecasts import history_markets, raw_history
-from riskml.backfill.partition import OWN_ENGINE, DayInputs, day_of, score_day
+from riskml.backfill.partition import OWN_ENGINE, DayInputs, bar_closes, day_of, score_day
 from riskml.backfill.venue_state import FHS_ENGINES, FHS_YEARS, FhsHistory
 from riskml.bundle import sha256_file
 from riskml.errors import ConfigError, DataError, Problem, RiskmlError, nearest
 from riskml.features.inputs import INPUTS, input_tables
-from riskml.features.series import SeriesStore
 from riskml.risk.engines import engine_names
 from riskml.risk.policy import MarginPolicy
-from riskml.scoring.conditions import HISTORY
 from riskml.scoring.session import load_bundle
 from riskml.scoring.stream import WARM_UP, RawBar
-from riskml.tables.align import to_columns
 from riskml.tables.lake import Lake, as_lake
 from riskml.tables.partitions import write_file
 from riskml.units import DAY, TimeLike, duration_us, format_us, to_us
@@ -45,7 +43,8 @@ Progress = Callable[[int, int, str], None]
 
 RECORDS = "manifest.jsonl"
 ACCOUNT_TABLES = ("accounts", "positions", "collateral", "orders")
-CONTEXT_TABLES = ("pegs", "flows", "open_interest")
+HELD_TABLES = (*CONTEXT_TABLES, "bars")
+"""Tables whose last row counts however old it is."""
 DAYS_PER_TASK = 60
 """Days that share one pass of the features: their warm-up is half a year of bars."""
 
@@ -231,6 +230,7 @@ class _InputHashes:
             (table, part.date): part.path for table in ACCOUNT_TABLES for part in lake.partitions(table)
         }
         self._market: dict[str, str] = {}
+        self._files: dict[Path, str] = {}
         self._years = FHS_YEARS if set(FHS_ENGINES) & set(engines) else 1
 
     def key(self, day: str, window: tuple[int, int], choice: BundleChoice) -> str:
@@ -242,17 +242,24 @@ class _InputHashes:
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
     def _market_hash(self, year: str) -> str:
-        """Market files of the day's year and the ones before that hold every lookback."""
+        """Market files of the day's year, of the years that lookbacks reach, and of what is held for ever."""
         if year not in self._market:
-            tables = sorted({*CONTEXT_TABLES, *input_tables(INPUTS)})
+            first = int(year) - self._years
             hashes = [
-                f"{part.relative} {sha256_file(part.path)}"
-                for table in tables
+                f"{part.relative} {self._file_hash(part.path)}"
+                for table in sorted({*CONTEXT_TABLES, *input_tables(INPUTS)})
                 for part in self._lake.partitions(table)
-                if part.year in range(int(year) - self._years, int(year) + 1)
+                if part.year is not None
+                and part.year <= int(year)
+                and (part.year >= first or table in HELD_TABLES)
             ]
             self._market[year] = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
         return self._market[year]
+
+    def _file_hash(self, path: Path) -> str:
+        if path not in self._files:
+            self._files[path] = sha256_file(path)
+        return self._files[path]
 
 
 def _finished(out: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -316,23 +323,27 @@ def run_task(task: _Task) -> Iterator[dict[str, Any]]:
         for symbol in lake.read(table, start=first, end=last, columns=["symbol"])["symbol"].to_pylist()
     }
     markets = tuple(history_markets(bundle, lake, [name for name in traded if name in held]))
-    context = _context(lake, first, last)
+    context = read_context(lake, first, last)
     history = FhsHistory(lake, markets, bundle.manifest.interval, task.engines)
     bars = raw_history(bundle, lake, markets, first, last)
     window: deque[RawBar] = deque()
+    older = last_closes(lake, markets, bundle.manifest.interval, first - duration_us(WARM_UP) + 1)
+    closes = {symbol: close for symbol, (_, close) in older.items()}
     for day in task.days:
         midnight = to_us(day.name)
         # Guards start from the same bar whichever task the day is in, so a day comes out the same.
         while window and window[0].ts <= midnight - duration_us(WARM_UP):
-            window.popleft()
+            closes |= bar_closes(window.popleft(), markets)
         while not window or window[-1].ts + duration_us(bundle.manifest.interval) < midnight + DAY:
             bar = next(bars, None)
             if bar is None:
                 break
             if bar.ts > midnight - duration_us(WARM_UP):
                 window.append(bar)
+            else:
+                closes |= bar_closes(bar, markets)
         inputs = DayInputs(
-            bundle, choice, markets, tuple(window), context, task.policy, task.engines, history
+            bundle, choice, markets, tuple(window), context, task.policy, task.engines, history, dict(closes)
         )
         yield _write_day(lake, task, day, inputs)
 
@@ -384,15 +395,6 @@ def _record(out: Path, record: dict[str, Any]) -> None:
     staging = file.with_name(f".{file.name}.tmp")
     staging.write_text("".join(f"{rows[day]}\n" for day in sorted(rows)), encoding="utf-8")
     os.replace(staging, file)
-
-
-def _context(lake: Lake, first: int, last: int) -> SeriesStore:
-    store = SeriesStore()
-    for table in CONTEXT_TABLES:
-        rows = lake.read(table, start=first - HISTORY, end=last)
-        if rows.num_rows:
-            store.append(table, to_columns(rows))
-    return store
 
 
 def _day_file(out: Path, day: str) -> Path:

@@ -9,7 +9,7 @@ over the week before the day. Hysteresis of actions starts anew each day.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,8 @@ class DayInputs:
     engines: tuple[str, ...]
     history: FhsHistory | None = None
     """Distances of the engines that simulate history; None = they ask for the whole notional."""
+    closes: Mapping[str, float] = field(default_factory=dict)
+    """Last close of each symbol before the first of ``bars``, however old."""
 
 
 def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
@@ -66,17 +68,16 @@ def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
     -------
     pa.Table : rows of ``margins``; empty where the day has no snapshot after a closed bar.
     """
-    guard = GuardStream(inputs.bundle, inputs.markets, watched_inputs(inputs.bundle))
+    guard = GuardStream(inputs.bundle, inputs.markets, watched_inputs(inputs.bundle), inputs.policy)
     requirements = Requirements(inputs.bundle, inputs.policy)
     parts: list[dict[str, Any]] = []
     place = 0
-    closes: dict[str, float] = {}
+    closes = dict(inputs.closes)
     for ts, book in read_books(lake, start, end):
         while place < len(inputs.bars) and inputs.bars[place].ts <= ts:
             bar = inputs.bars[place]
             requirements.take(guard.step(bar), inputs.markets)
-            known = zip(symbols(inputs.markets), bar.inputs["close"].tolist(), strict=True)
-            closes |= {symbol: close for symbol, close in known if np.isfinite(close)}
+            closes |= bar_closes(bar, inputs.markets)
             place += 1
         if requirements.forecast is None or not len(book):
             continue
@@ -95,6 +96,12 @@ def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
             else:
                 parts.append(engine_rows(engine, book, decisions, ts, state))
     return _table(parts)
+
+
+def bar_closes(bar: RawBar, markets: Sequence[Market]) -> dict[str, float]:
+    """Close by symbol of the markets that have the bar."""
+    known = zip(symbols(markets), bar.inputs["close"].tolist(), strict=True)
+    return {symbol: close for symbol, close in known if np.isfinite(close)}
 
 
 def own_rows(decisions: Decisions, in_sample: bool) -> dict[str, Any]:

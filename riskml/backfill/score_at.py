@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from riskml.backfill.context import CONTEXT_TABLES, held_rows, last_closes
 from riskml.backfill.forecasts import history_markets
 from riskml.errors import DataError
 from riskml.features.evaluate import lookback_bars
@@ -53,6 +57,9 @@ def warm_scorer(
 ) -> Scorer:
     """A scorer that has observed the lake's rows known by ``at`` and closed the last bar before it.
 
+    It says what one that had run for ever would say: the last row of a silent peg, chain or open interest
+    and the last close of a market without a bar now are read however old they are.
+
     Raises
     ------
     DataError : the lake has no bar that the scorer could close.
@@ -63,7 +70,7 @@ def warm_scorer(
     last_bar = at - at % bar_us
     bars_back = lookback_bars(bundle.features, manifest.interval) + manifest.n_bars
     start = last_bar - bars_back * bar_us - duration_us(WARM_UP) - max(max_staleness_us(), HISTORY)
-    history_markets(bundle, lake, None)  # refuses a lake without bars
+    own = history_markets(bundle, lake, None)  # refuses a lake without bars
     names = {name for feature in bundle.features for name in feature.inputs}
     tables = {*input_tables(names), "bars", "pegs", "flows", "open_interest"}
     observed = 0
@@ -71,6 +78,11 @@ def warm_scorer(
         of_bars = table in ("bars", "marks")
         for length in bar_lengths(names, table, manifest.interval) if of_bars else (None,):
             rows = lake.read(table, interval=length, start=start, end=at + 1, known_by=at)
+            if table in CONTEXT_TABLES:
+                for held in held_rows(lake, table, start, at, rows):
+                    scorer.observe(
+                        table, to_columns(held.filter(pc.less_equal(held["known_at"].cast(pa.int64()), at)))
+                    )
             if rows.num_rows:
                 scorer.observe(table, to_columns(rows))
                 observed += rows.num_rows if table == "bars" and length == manifest.interval else 0
@@ -81,4 +93,7 @@ def warm_scorer(
             fix="ask for a later time, or ingest bars",
         )
     scorer.close_bar(last_bar)
+    markets = {market.symbol: market for market in (*lake.markets(manifest.interval), *own)}
+    for symbol, (ts, close) in last_closes(lake, [*markets.values()], manifest.interval, last_bar).items():
+        scorer.on_price(symbol, close, ts)  # an older price than the one of the last bar changes nothing
     return scorer

@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from riskml.arrays import Bool2D, Float2D, FloatND, TimeUs
+from riskml.arrays import Bool2D, FloatND, TimeUs
 from riskml.features.evaluate import evaluate_features
 from riskml.features.nodes import MAX_GAP_BARS
 from riskml.features.series import SeriesStore
-from riskml.features.slots import newest_places
 from riskml.markets import Market
 from riskml.risk.engines.fhs import EWMA, SLOW, FhsRules, ewma, fhs_distances, fhs_rules, fhs_scales
 from riskml.risk.engines.interface import Distances, VenueState
-from riskml.scoring.conditions import liquidity_at
+from riskml.scoring.conditions import liquidity_at, open_interest_at
 from riskml.tables.align import Grid, load_grid
 from riskml.tables.compiled import CompiledOps
 from riskml.tables.lake import Lake
@@ -143,26 +142,7 @@ def venue_state(
         venues that publish one, as decisions read it, under ``symbol``.
     closes : symbol -> price for venues that publish base units only.
     """
-    interest = dict(liquidity_at(context, closes, ts)) | open_interest_at(context, closes, ts)
+    by_series = open_interest_at(context, closes, ts)
+    interest = dict(liquidity_at(context, closes, ts))
+    interest |= {f"{key.place}:{key.name}": value for key, value in by_series.items()}
     return VenueState(open_interest_usd=interest, distances={} if history is None else history.at(ts))
-
-
-def open_interest_at(context: SeriesStore, closes: Mapping[str, float], ts: int) -> dict[str, float]:
-    """Open interest in USD by ``venue:symbol``, the newest known at ``ts``; held while a source is silent."""
-    series = context.tables.get("open_interest")
-    if series is None:
-        return {}
-    keys = context.keys("open_interest")
-    places = newest_places(series.rows, np.array([series.numbers[key] for key in keys]), ts)
-    nothing: Float2D = np.full(len(series.rows.ts), np.nan)
-    usd, base = (series.rows.columns.get(name, nothing) for name in ("open_interest_usd", "open_interest"))
-    found = {}
-    for key, place in zip(keys, places.tolist(), strict=True):
-        if place < 0:
-            continue
-        value = float(usd[place])
-        if not np.isfinite(value):
-            value = float(base[place]) * closes.get(key.name, np.nan)
-        if np.isfinite(value) and value >= 0.0:
-            found[f"{key.place}:{key.name}"] = value
-    return found

@@ -217,11 +217,16 @@ class TableRows:
             int(new.sum()), int(revised.sum()), int(out_of_order.sum()), repeated + int(there.sum())
         )
 
-    def prune(self, before_us: int) -> None:
-        """Drop rows with ``ts < before_us`` but keep each series' newest row."""
+    def prune(self, before_us: int | Int1D) -> None:
+        """Drop rows with ``ts < before_us`` but keep each series' newest row.
+
+        Parameters
+        ----------
+        before_us : one bound, or one per series [n_series] by number.
+        """
         n_series = self._n_series
         begin, length = self.begin[:n_series], self.length[:n_series]
-        bound = np.full(n_series, before_us, dtype=np.int64)
+        bound = np.broadcast_to(np.asarray(before_us, dtype=np.int64), n_series)
         first = lower_bound(self.ts, self.known_at, begin, length, bound, np.zeros_like(bound))
         dropped = np.minimum(first - begin, np.maximum(length - 1, 0))
         if dropped.any():

@@ -175,12 +175,12 @@ class SeriesStore:
         """The keys of a table, sorted; ``name`` picks one symbol or asset."""
         return list(self._keys.get((table, name), ()))
 
-    def prune(self, before_us: int, tables: Mapping[str, int] | None = None) -> None:
+    def prune(self, before_us: int, tables: Mapping[str, int | Int1D] | None = None) -> None:
         """Forget rows with ``ts < before_us``; the newest row of every series stays.
 
         Parameters
         ----------
-        tables : other bounds for single tables, name -> us.
+        tables : other bounds for single tables, name -> us, or us per series [n_series] by number.
         """
         for name, table in self.tables.items():
             table.rows.prune((tables or {}).get(name, before_us))

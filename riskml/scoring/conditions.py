@@ -1,8 +1,12 @@
 """What decisions need beside the forecast: pegs, chain stress and liquidity, from observed rows.
 
-Values are as known at the time asked for and are held when a source falls silent: a chain's
-data age raises its stress, the age of a price raises the haircut of what is pegged, and neither a peg nor
-an open interest is forgotten, so silence never makes a requirement fall.
+Values are as known at the time asked for and are held when a source falls silent, however long ago: a
+chain's data age raises its stress, the age of a price raises the haircut of what is pegged, and neither a peg
+with its scale nor an open interest is forgotten, so silence never makes a requirement fall.
+
+What is read of a series at ``ts``: its rows of the last :data:`HISTORY`, and its last usable row
+(:func:`usable_rows`) with the :data:`TAIL` before it. A live scorer prunes to that (:func:`keep_from`) and a
+backfill reads that, so both say the same, and neither depends on how much more a store holds.
 """
 
 from __future__ import annotations
@@ -12,13 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from riskml.arrays import Bool1D, Float1D, Int1D, TimeUs
 from riskml.facts import load_facts
 from riskml.features.columns import MAX_PEG_PREMIUM
 from riskml.features.rules import PEG_COMPANY
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.features.slots import newest_places
 from riskml.risk.collateral import Conditions, chain_stress_score, staleness_us
-from riskml.risk.haircuts import PEG_TOLERANCE, deviation_scale, peg_consensus, within_spread
+from riskml.risk.haircuts import PEG_HISTORY, PEG_TOLERANCE, deviation_scale, peg_consensus, within_spread
 from riskml.units import DAY, HOUR, duration_us
 
 FLOW_HISTORY = 30 * DAY
@@ -26,7 +31,57 @@ FLOW_HISTORY = 30 * DAY
 MIN_FLOWS = 10
 """Fewer past flows than this give no deviation."""
 HISTORY = FLOW_HISTORY + 2 * DAY
-"""How long rows have to be kept for :func:`conditions_at`."""
+"""How long every row has to be kept for :func:`conditions_at`."""
+TAIL = {"pegs": PEG_HISTORY, "flows": 0, "open_interest": 0}
+"""The tables that are read here, and how long before its last usable row a series is needed, however old."""
+
+
+def usable_rows(table: str, columns: Mapping[str, Float1D], n_rows: int) -> Bool1D:
+    """Rows that say something [n_rows]; any other one is passed over, as if its source had been silent.
+
+    A peg has a price in (0, 1.5], an open interest is known in USD or in base units; a flow always counts.
+
+    Parameters
+    ----------
+    columns : value columns of the table, [n_rows] each; NaN = not given.
+    """
+    if table == "pegs":
+        price = columns["price_usd"]
+        return np.asarray((price > 0.0) & (price <= 1.0 + MAX_PEG_PREMIUM))
+    if table == "open_interest":
+        nothing = np.full(n_rows, np.nan)
+        stated = (columns.get(name, nothing) for name in ("open_interest_usd", "open_interest"))
+        usd, base = (np.isfinite(values) & (values >= 0.0) for values in stated)
+        return np.asarray(usd | base)
+    return np.ones(n_rows, dtype=np.bool_)
+
+
+def needed_from(
+    table: str, ts: TimeUs, known_at: TimeUs, columns: Mapping[str, Float1D], known_by: int
+) -> int | None:
+    """``ts`` from which rows of a series are needed at ``known_by`` and later, besides :data:`HISTORY`.
+
+    Parameters
+    ----------
+    ts, known_at, columns : of the series' rows, in any order.
+
+    Returns
+    -------
+    ``TAIL`` before its last usable row known by then, microseconds; None = there is none.
+    """
+    usable = usable_rows(table, columns, len(ts)) & (np.maximum(ts, known_at) <= known_by)
+    return int(ts[usable].max()) - TAIL[table] if usable.any() else None
+
+
+def keep_from(store: SeriesStore, table: str, before: int, ts: int) -> Int1D:
+    """Where each series of a table may be cut off at ``ts`` [n_series] us: at ``before``, or earlier."""
+    series = store.tables[table]
+    bounds = np.full(len(series), before, dtype=np.int64)
+    for number in range(len(series)):
+        rows = series.rows.series(number)
+        needed = needed_from(table, rows.ts, rows.known_at, rows.given, ts)
+        bounds[number] = before if needed is None else min(before, needed)
+    return bounds
 
 
 def conditions_at(store: SeriesStore, ts: int) -> Conditions:
@@ -55,13 +110,49 @@ def liquidity_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -> di
     prices : symbol -> price for venues that publish base units only.
     """
     totals: dict[str, float] = {}
-    columns = ("open_interest", "open_interest_usd")
-    newest = _newest(store, "open_interest", ts, columns, store.keys("open_interest"))
-    for key, (_, base, usd) in newest.items():
-        value = usd if np.isfinite(usd) else base * prices.get(key.name, np.nan)
-        if np.isfinite(value):
-            totals[key.name] = totals.get(key.name, 0.0) + value
+    for key, value in open_interest_at(store, prices, ts).items():
+        totals[key.name] = totals.get(key.name, 0.0) + value
     return totals
+
+
+def open_interest_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -> dict[SeriesKey, float]:
+    """Open interest in USD of every series, as last known at ``ts``; one that no price makes USD is left out.
+
+    Parameters
+    ----------
+    prices : as for :func:`liquidity_at`.
+    """
+    series = store.tables.get("open_interest")
+    if series is None:
+        return {}
+    keys = store.keys("open_interest")
+    rows = series.rows
+    places = newest_places(rows, np.array([series.numbers[key] for key in keys], dtype=np.int64), ts)
+    at_places = {name: values[places] for name, values in rows.columns.items()}
+    usable = usable_rows("open_interest", at_places, len(places))
+    found = {}
+    for key, newest, speaks in zip(keys, places.tolist(), usable.tolist(), strict=True):
+        place = newest if newest < 0 or speaks else _last_usable(store, key, ts)
+        if place < 0:
+            continue
+        usd, base = (
+            float(rows.columns[name][place]) if name in rows.columns else np.nan
+            for name in ("open_interest_usd", "open_interest")
+        )
+        value = usd if np.isfinite(usd) else base * prices.get(key.name, np.nan)
+        if np.isfinite(value) and value >= 0.0:
+            found[key] = value
+    return found
+
+
+def _last_usable(store: SeriesStore, key: SeriesKey, ts: int) -> int:
+    """Place in its table of a series' last usable row known at ``ts``; -1 without one."""
+    table = store.tables[key.table]
+    number = table.numbers[key]
+    rows = table.rows.series(number)
+    known = usable_rows(key.table, rows.given, len(rows)) & (np.maximum(rows.ts, rows.known_at) <= ts)
+    places = np.flatnonzero(known)
+    return int(table.rows.begin[number] + places[-1]) if len(places) else -1
 
 
 class _Peg(NamedTuple):
@@ -134,17 +225,13 @@ def _prints(store: SeriesStore, asset: str, ts: int) -> list[_Print]:
         rows = store.get(key)
         if rows is None:
             continue
-        price = rows.column("price_usd")
-        usable = (rows.known_at <= ts) & (rows.ts <= ts) & (price > 0.0) & (price <= 1.0 + MAX_PEG_PREMIUM)
+        usable = usable_rows("pegs", rows.given, len(rows)) & (np.maximum(rows.ts, rows.known_at) <= ts)
         places = np.flatnonzero(usable)
         if len(places):
-            last = places[np.lexsort((rows.known_at[places], rows.ts[places]))[-1]]
+            last = places[-1]  # rows are sorted by (ts, known_at)
             redemption = float(rows.column("redemption_usd")[last])
-            found.append(
-                _Print(
-                    key, int(rows.ts[last]), float(price[last]), redemption if redemption > 0.0 else np.nan
-                )
-            )
+            price = float(rows.column("price_usd")[last])
+            found.append(_Print(key, int(rows.ts[last]), price, redemption if redemption > 0.0 else np.nan))
     return found
 
 
@@ -157,34 +244,41 @@ def _scale(store: SeriesStore, key: SeriesKey, ts: int) -> float:
     rows = store.get(key)
     if rows is None:
         return float("nan")
-    known = (rows.known_at <= ts) & (rows.ts <= ts)
+    # A row that says nothing neither ends the history nor enters it.
+    known = usable_rows("pegs", rows.given, len(rows)) & (np.maximum(rows.ts, rows.known_at) <= ts)
     times, price = rows.ts[known], rows.column("price_usd")[known]
     redemption = rows.column("redemption_usd")[known]
-    traded = within_spread(np.where(price > 0.0, price, np.nan), 1.0, _half_spread(key.place))
+    traded = within_spread(price, 1.0, _half_spread(key.place))
     worth = np.where(np.isfinite(redemption), redemption, traded)
     newest = np.append(times[1:] != times[:-1], True) if len(times) else np.zeros(0, dtype=np.bool_)
     return deviation_scale(times[newest], np.minimum(worth[newest], 1.0))
 
 
 def _chain_flows(store: SeriesStore, ts: int) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
-    """Net flows by chain and time over the history, and the age of a chain's newest row, microseconds."""
+    """Net flows by chain and time over the history, and the age of a chain's newest row, microseconds.
+
+    Of several versions of a row the one known last counts, once.
+    """
     flows: dict[str, dict[int, float]] = {}
-    heard: dict[str, int] = {}
+    newest: dict[str, tuple[int, int]] = {}
     for key in store.keys("flows"):
         rows = store.get(key)
         if rows is None:
             continue
-        known = rows.known_at <= ts
-        if not known.any():
+        known = np.flatnonzero(rows.known_at <= ts)
+        if not len(known):
             continue
-        heard[key.place] = max(heard.get(key.place, 0), int(rows.known_at[known].max()))
-        recent = known & (rows.ts > ts - FLOW_HISTORY)
-        net = rows.column("inflow_usd") - rows.column("outflow_usd")
+        times = rows.ts[known]
+        last = (int(times[-1]), int(rows.known_at[known[-1]]))
+        newest[key.place] = max(newest.get(key.place, last), last)
+        final = np.append(times[1:] != times[:-1], True)
+        recent = known[final & (times > ts - FLOW_HISTORY)]
+        net = rows.column("inflow_usd")[recent] - rows.column("outflow_usd")[recent]
         of_chain = flows.setdefault(key.place, {})
-        for moment, value in zip(rows.ts[recent].tolist(), net[recent].tolist(), strict=True):
+        for moment, value in zip(rows.ts[recent].tolist(), net.tolist(), strict=True):
             if np.isfinite(value):
                 of_chain[moment] = of_chain.get(moment, 0.0) + value
-    return flows, {chain: float(ts - moment) for chain, moment in heard.items()}
+    return flows, {chain: float(ts - known_at) for chain, (_, known_at) in newest.items()}
 
 
 def _for_every_chain(values: Mapping[str, float]) -> dict[str, float]:
@@ -206,19 +300,3 @@ def _outflow_z(flows: Mapping[int, float]) -> float:
     if len(values) <= MIN_FLOWS or values[:-1].std() == 0.0:
         return float("nan")
     return float((values[:-1].mean() - values[-1]) / values[:-1].std())
-
-
-def _newest(
-    store: SeriesStore, table: str, ts: int, columns: Sequence[str], keys: Sequence[SeriesKey]
-) -> dict[SeriesKey, tuple[float, ...]]:
-    """Time and columns of the row of each series that is in force at ``ts``, by key in order."""
-    series = store.tables.get(table)
-    if series is None or not keys:
-        return {}
-    # No limit: a value is held, not dropped, when its source is silent.
-    places = newest_places(series.rows, np.array([series.numbers[key] for key in keys]), ts)
-    nothing = np.full(len(series.rows.ts), np.nan)
-    times = series.rows.ts[places].tolist()
-    values = np.stack([series.rows.columns.get(name, nothing)[places] for name in columns], axis=1)
-    known = zip(keys, places.tolist(), times, values.tolist(), strict=True)
-    return {key: (when, *row) for key, place, when, row in known if place >= 0}

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from riskml.backfill import backfill, local, venue_state
-from riskml.backfill.venue_state import FhsHistory, open_interest_at
+from riskml.backfill.venue_state import FhsHistory
+from riskml.backfill.venue_state import venue_state as state_at
 from riskml.features.series import SeriesStore
 from riskml.markets import Market
 from riskml.risk.engines.fhs import fhs_rules
@@ -99,10 +100,10 @@ def test_open_interest_is_the_newest_known_by_venue(lake: Lake) -> None:
     store = SeriesStore()
     store.append("open_interest", to_columns(lake.read("open_interest")))
     ts = PERIOD + 90 * 60_000_000  # between two rows
-    found = open_interest_at(store, {}, ts)
+    found = state_at(store, {}, ts, None).open_interest_usd
     rows = lake.read("open_interest", end=ts + 1).to_pandas().query("symbol == 'ETH'").sort_values("ts")
     assert found["sim:ETH"] == rows["open_interest_usd"].iloc[-1]
-    assert open_interest_at(SeriesStore(), {}, ts) == {}
+    assert state_at(SeriesStore(), {}, ts, None).open_interest_usd == {}
 
 
 def test_base_units_take_the_price_and_are_left_out_without_one() -> None:
@@ -118,9 +119,12 @@ def test_base_units_take_the_price_and_are_left_out_without_one() -> None:
             "open_interest_usd": np.array([np.nan]),
         },
     )
-    assert open_interest_at(store, {"BTC": 10.0}, 4) == {}
-    assert open_interest_at(store, {"BTC": 10.0}, 5) == {"v:BTC": 30.0}
-    assert open_interest_at(store, {}, 5) == {}
+    for prices, ts, expected in (
+        ({"BTC": 10.0}, 4, {}),
+        ({"BTC": 10.0}, 5, {"BTC": 30.0, "v:BTC": 30.0}),
+        ({}, 5, {}),
+    ):
+        assert state_at(store, prices, ts, None).open_interest_usd == expected
 
 
 def test_a_backfill_gives_engines_their_state(

@@ -80,6 +80,15 @@ def test_pruning_keeps_the_newest_row():
     assert store.get(BTC).ts.tolist() == [3]
 
 
+def test_pruning_takes_a_bound_for_every_series():
+    store = SeriesStore()
+    rows = [(ts, ts, name, 0.1) for ts in range(5) for name in ("BTC", "ETH")]
+    store.append("funding", _funding(rows))
+    store.prune(99, {"funding": np.array([1, 3])})
+    assert store.get(BTC).ts.tolist() == [1, 2, 3, 4]
+    assert store.get(SeriesKey("funding", "sim", "ETH")).ts.tolist() == [3, 4]
+
+
 def test_numbers_in_a_key_become_part_of_the_detail():
     store = SeriesStore()
     one = np.array([1], dtype=np.int64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from riskml.features.series import SeriesStore
-from riskml.scoring.conditions import conditions_at, liquidity_at
+from riskml.scoring.conditions import HISTORY, TAIL, conditions_at, keep_from, liquidity_at
 from riskml.units import DAY, HOUR, MINUTE, to_us
 
 NOW = to_us("2024-06-01")
@@ -215,3 +215,72 @@ def test_silence_never_raises_what_a_pegged_asset_is_worth() -> None:
             (name, -4.0, price, paid) for (name, _, price, paid), on in zip(rows, speaks, strict=True) if on
         ]
         assert usdc_worth(peg_rows(*rows, *again), NOW + 4 * HOUR) <= before
+
+
+def cut(store: SeriesStore, ts: int) -> SeriesStore:
+    store.prune(ts - HISTORY, {table: keep_from(store, table, ts - HISTORY, ts) for table in store.tables})
+    return store
+
+
+def peg_store(ages_h: np.ndarray, prices: np.ndarray) -> SeriesStore:
+    """USDC on three venues, [3, n_rows] each."""
+    store = SeriesStore()
+    ts = NOW - ages_h.ravel() * HOUR
+    venues = np.repeat(["v0", "v1", "v2"], ages_h.shape[1])
+    rows = {"venue": venues, "asset": np.full(len(ts), "USDC"), "price_usd": prices.ravel()}
+    store.append("pegs", {"ts": ts, "known_at": ts, **rows})
+    return store
+
+
+def test_what_a_scorer_forgets_changes_no_condition_however_long_a_source_is_silent() -> None:
+    draw = np.random.default_rng(5)
+    changed = 0
+    for _ in range(60):
+        ages = np.stack([draw.choice(24 * 90, size=12, replace=False) for _ in range(3)])
+        prices = draw.choice([0.8, 0.9, 0.97, 1.0, 1.001, 9.0], size=ages.shape)
+        now = NOW + int(draw.choice([0, 24, 24 * 40, 24 * 400])) * HOUR
+        expected = conditions_at(peg_store(ages, prices), now)
+        for when in (NOW, now):
+            assert conditions_at(cut(peg_store(ages, prices), when), now) == expected
+        bare = peg_store(ages, prices)
+        bare.prune(now - HISTORY)
+        changed += conditions_at(bare, now) != expected
+    assert changed > 10  # the last row alone is not enough: its scale would be forgotten
+
+
+def test_a_silent_pegs_scale_is_not_forgotten_with_its_rows() -> None:
+    walk = [("a", 48.0 - hour, 1.0 - 0.001 * hour, np.nan) for hour in range(48)]
+    scale = conditions_at(peg_rows(*walk), NOW).peg_scale["USDC"]
+    later = NOW + 50 * DAY
+    assert scale > 0.01
+    assert conditions_at(cut(peg_rows(*walk), later), later).peg_scale["USDC"] == scale
+    # Prints that are no prices do not end the history of the last one either.
+    noise = [("a", -24.0 * day, 306.0, np.nan) for day in range(1, 20)]
+    assert conditions_at(peg_rows(*walk, *noise), NOW + 20 * DAY).peg_scale["USDC"] == scale
+    assert TAIL["pegs"] == 8 * DAY
+
+
+def test_a_revised_flow_counts_once_and_an_old_row_told_again_makes_no_chain_fresh() -> None:
+    usual = [1.0, -1.0] * 10
+    once, twice = flows([*usual, -3.0]), flows([*usual, -3.0])
+    row = {"asset": ["ALL"], "source": ["bridge"], "chain": ["arbitrum"]}
+    again = {"inflow_usd": np.zeros(1), "outflow_usd": np.full(1, 3.0)}
+    twice.append("flows", {**row, **again, "ts": np.array([NOW]), "known_at": np.array([NOW + HOUR])})
+    later = NOW + HOUR
+    assert conditions_at(twice, later).chain_stress == conditions_at(once, later).chain_stress
+    silent, told = flows(usual, last_age_days=5), flows(usual, last_age_days=5)
+    told.append("flows", {**row, **again, "ts": np.array([NOW - 9 * DAY]), "known_at": np.array([NOW])})
+    assert conditions_at(told, NOW).chain_age_us == conditions_at(silent, NOW).chain_age_us
+
+
+def test_an_open_interest_that_says_nothing_does_not_replace_the_one_before() -> None:
+    store = SeriesStore()
+    for age_h, usd in ((3, 500.0), (2, np.nan), (1, np.nan)):
+        ts = np.array([NOW - age_h * HOUR])
+        row = {"ts": ts, "known_at": ts, "venue": ["a"], "symbol": ["BTC"]}
+        empty = np.array([np.nan])
+        store.append("open_interest", {**row, "open_interest": empty, "open_interest_usd": np.array([usd])})
+    assert liquidity_at(store, {"BTC": 100.0}, NOW) == {"BTC": 500.0}
+    later = NOW + 90 * DAY
+    assert liquidity_at(cut(store, later), {}, later) == {"BTC": 500.0}
+    assert liquidity_at(store, {}, NOW - 4 * HOUR) == {}

@@ -21,7 +21,10 @@ source does not say:
 
 - The spot price is not among the inputs: the mark stands for it and for the perp price.
 - ``VenueState.confidence``, 0 to 1, is to be the lower of the spot and the perp feed's. Unstated, it is
-  taken as 0 (the fact ``unstated``): all of N is added to initial margin, none to maintenance.
+  taken as 0 (the fact ``unstated``): all of N is added to initial margin, none to maintenance. The venue
+  itself has no such case: a feed always publishes a confidence, and reverts once its data are older than
+  its heartbeat (``BLF_DataTooOld``), so that no trade that adds risk passes. More than the whole notional
+  says the same. It is a bound, not what a trader was asked for: state 1 for a venue in normal operation.
 - The stable price is the lowest of ``prices["USDC"]``, ``VenueState.twap_price["USDC"]`` and the prices of
   USDC in the book's collateral. Where none is stated it is taken at its historical low (the same fact).
 - A market without a portfolio manager is charged as the widest universe.

@@ -16,7 +16,9 @@ What is missing or differs, never in the account's favour:
 
 - Open interest not stated: the market counts as above its upper cap, so IMF = 1 (base where the tier has
   no caps). Maintenance does not read it.
-- A market that is not in the facts has the tier of their ``default``; tier parameters drift by vote.
+- A market that is not in the facts has the tier of their ``default``. Tier parameters drift by vote: a time
+  after the newest entry has that entry's, a time before 2024-04-08 is refused. :func:`parameters_from` says
+  which date's parameters a market has; the head of the facts says how far to trust a date.
 - A custom fraction is the account's own choice and can only raise initial margin; none stated means none
   chosen, which is the protocol's 0.
 - The book holds floats, not base quantums: notional and open interest are rounded up to whole quantums (the
@@ -31,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, TypeVar
 
 import numpy as np
@@ -157,6 +160,24 @@ def liquidity_tier(symbol: str, ts: int) -> LiquidityTier:
     facts = load_facts("dydx_v4_tiers")
     name = valid_at(facts["market"].get(symbol, facts["default"]), ts)["tier"]
     return LiquidityTier(**parameters(facts["tier"][name], ts))
+
+
+def parameters_from(symbol: str, ts: int) -> date:
+    """Day since which the tier of a market at ``ts`` is in force, or its parameters if they are newer.
+
+    Raises
+    ------
+    ConfigError : nothing is in force at ``ts``.
+
+    >>> from riskml.units import to_us
+    >>> parameters_from("BTC", to_us("2026-06-01")).isoformat()
+    '2025-01-01'
+    """
+    facts = load_facts("dydx_v4_tiers")
+    market = valid_at(facts["market"].get(symbol, facts["default"]), ts)
+    tier = valid_at(facts["tier"][market["tier"]], ts)
+    found: date = max(market["valid_from"], tier["valid_from"])
+    return found
 
 
 def parameters(entries: Sequence[dict[str, Any]], ts: int) -> dict[str, Any]:

@@ -279,6 +279,13 @@ def test_without_state_initial_margin_assumes_no_confidence_and_the_lowest_stabl
     assert margins.maintenance_usd[0] == 17_400.0
 
 
+@pytest.mark.parametrize(("confidence", "asked"), [(1.0, 0.22), (0.55, 0.22), (0.5, 0.72), (0.0, 1.22)])
+def test_a_venue_in_normal_operation_asks_22_per_cent_of_btc(confidence: float, asked: float) -> None:
+    state = VenueState(confidence={"BTC": confidence})
+    margins = DeriveV2Engine().margins(book_of([("derive", "BTC", 2.0, 50_000.0)]), {"USDC": 1.0}, NOW, state)
+    assert margins.initial_usd[0] == pytest.approx(asked * 100_000.0)
+
+
 def test_what_is_missing_never_lowers_a_requirement() -> None:
     book = book_of([("derive", "BTC", 2.0, 50_000.0), ("derive", "SOL", -9.0, 200.0)])
     missing = DeriveV2Engine().margins(book, None, NOW)
