@@ -155,7 +155,7 @@ class AccountLaw(nn.Module):
             torch.stack([scale, stressed, gross]), torch.stack([rate, gross_rate, gross_rate]), level
         )
 
-        distance = _barrier(weight, leg_mm_rate.t(), buffer_ratio, -slope[0])  # [h, a]
+        distance = _barrier(weight, leg_mm_rate.t(), buffer_ratio, slope[0])  # [h, a]
         log_survival = self._log_survival(distance**self.power, inv_nu[0])
         probability = torch.where(distance >= MAX_DISTANCE, 0.0, log_survival.exp())
         return (
@@ -239,20 +239,22 @@ class AccountLaw(nn.Module):
         return tail + low * (1.0 - row_part) + high * row_part
 
 
-def _barrier(weight: Tensor, mm_rate: Tensor, buffer: Tensor, move: Tensor) -> Tensor:
-    """Distance to the barrier [h, a]; ``move`` [h, l, a]."""
+def _barrier(weight: Tensor, mm_rate: Tensor, buffer: Tensor, slope: Tensor) -> Tensor:
+    """Distance to the barrier [h, a]; ``slope`` [h, l, a]."""
     stake = weight - mm_rate * weight.abs()
-    target = buffer.relu()
-    slope_stake = stake * move
-    curve_stake = slope_stake * move
-    z = _advance(target, -slope_stake.sum(1), curve_stake.sum(1))
+    target, move = buffer.relu(), -slope
+    rise = stake * slope
+    stake = torch.where(torch.maximum(rise.sum(1, keepdim=True), rise) <= 0.0, 0.0, stake)
+    slope_stake = stake * slope
+    curve_stake = slope_stake * slope
+    z = _advance(target, slope_stake.sum(1), curve_stake.sum(1))
     for _ in range(BARRIER_STEPS - 1):
         growth = (z[:, None] * move).clamp(max=MAX_EXPONENT).exp()
         missing = target - (stake * (1.0 - growth)).sum(1)
-        ahead = _advance(missing, -(slope_stake * growth).sum(1), (curve_stake * growth).sum(1))
+        ahead = _advance(missing, (slope_stake * growth).sum(1), (curve_stake * growth).sum(1))
         z = (z + ahead).clamp(0.0, MAX_DISTANCE)
     reached = (stake * (1.0 - (z[:, None] * move).clamp(max=MAX_EXPONENT).exp())).sum(1)
-    far = torch.where(move > 0.0, FAR_LOSS, (-move.sign()).relu())
+    far = torch.where(move > 0.0, FAR_LOSS, slope.sign().relu())
     at_infinity = (stake * far).sum(1)
     z = torch.where(torch.maximum(reached, at_infinity) >= REACHED * target, z, MAX_DISTANCE + 0.0 * reached)
     return torch.where(buffer <= 0.0, 0.0, z)

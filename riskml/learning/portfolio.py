@@ -17,7 +17,7 @@ from riskml.arrays import Bool2D, Float1D, Float2D, Float3D, FloatND, Int2D, Tim
 from riskml.learning.metric_rows import MetricRow
 from riskml.learning.protocol import COVERAGE_LEVEL, MODEL, ForecastTable
 from riskml.risk.excursion import quantile_table
-from riskml.risk.law import numpy_law
+from riskml.risk.law import numpy_law, unit_loss
 from riskml.risk.margin import combine
 from riskml.risk.policy import MarginPolicy
 from riskml.units import duration_bars
@@ -78,11 +78,15 @@ def requirements(
 ) -> dict[str, Float2D]:
     """Requirement per rule, ``stressed`` and ``gross``, per USD of gross [n, n_horizons].
 
+    ``gross`` is the sum of what every leg needs alone (:func:`riskml.risk.law.unit_loss`), as in the engine
+    (:mod:`riskml.risk.assess`); the policy caps offsets against it.
+
     Parameters
     ----------
     sigma : [n, n_legs, n_horizons, 2]. nu : [n, n_legs, n_horizons]. loadings : [n, n_legs, 2].
     """
     n, n_legs = weight.shape
+    table = quantile_table([COVERAGE_LEVEL])
     law = numpy_law(power)(
         leg_market=np.arange(n * n_legs).reshape(n, n_legs),
         leg_weight=weight,
@@ -91,11 +95,12 @@ def requirements(
         sigma=sigma.reshape(1, n * n_legs, *sigma.shape[2:]),
         nu=nu.reshape(1, n * n_legs, -1),
         loadings=loadings.reshape(n * n_legs, -1),
-        quantile_table=quantile_table([COVERAGE_LEVEL]),
+        quantile_table=table,
     )
-    margin, stressed, gross = (
-        values[:, 0, :, 0] for values in (law.margin_ratio, law.stressed_ratio, law.gross_ratio)
-    )
+    margin, stressed = (values[:, 0, :, 0] for values in (law.margin_ratio, law.stressed_ratio))
+    alone = unit_loss(sigma, nu, table[0], power)  # [n, n_legs, n_horizons, 2]
+    alone = np.where(weight[:, :, None] >= 0.0, alone[..., 0], alone[..., 1])
+    gross = np.sum(np.abs(weight)[:, :, None] * alone, axis=1)
     policy = combine(margin, stressed, gross, MarginPolicy())[0]
     return {"forecast": margin, "policy": policy, "stressed": stressed, "gross": gross}
 

@@ -8,9 +8,9 @@ from functools import cache, cached_property
 import numpy as np
 
 from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND, Int1D
-from riskml.risk.excursion import MAX_DISTANCE, NU_MAX, NU_MIN, quantile_table
+from riskml.risk.excursion import MAX_DISTANCE, quantile_table
 from riskml.risk.forecast import Forecast
-from riskml.risk.law import AccountLawFn, level_distance
+from riskml.risk.law import AccountLawFn, unit_loss
 from riskml.risk.margin import combine, concentration_rate, liquidity_cost
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.pools import Legs
@@ -96,14 +96,11 @@ class MarketLaw:
     @cached_property
     def unit_margins(self) -> Float3D:
         """What 1 USD needs alone [2 (initial, maintenance), n_markets + 1, 2 (long, short)]."""
-        inv_nu = 1.0 / np.clip(np.moveaxis(self.nu, 0, 1), NU_MIN, NU_MAX)
-        level = level_distance(inv_nu, self.quantiles, self.power)
-        rows = []
-        for scenario in (INITIAL, MAINTENANCE):
-            upto = self.horizons[scenario] + 1  # a shorter horizon never asks for more
-            move = self.sigma[scenario, :, :upto] * level[:, scenario, :upto, scenario, None]
-            rows.append(np.stack([-np.expm1(-move[..., 0]), np.expm1(move[..., 1])], axis=-1).max(axis=1))
-        return np.stack(rows)
+        losses = [
+            unit_loss(self.sigma[scenario], self.nu[scenario], self.quantiles[scenario], self.power)
+            for scenario in (INITIAL, MAINTENANCE)
+        ]
+        return np.stack([loss[:, at] for loss, at in zip(losses, self.horizons[:2], strict=True)])
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ def assess(
     equity_usd : [n_pools].
     known_maintenance_usd : [n_pools] maintenance of the barrier's owner; NaN = riskml's own, for which
         the law runs twice: first for the requirement, then for the probability of reaching it.
-    liquidity_usd : [n_symbols] what a market can absorb; NaN = unknown.
+    liquidity_usd : [n_symbols] what a market can absorb; NaN = unknown, inf = not asked.
     """
     gross = sum_by(legs.pool, np.abs(legs.net_usd), len(equity_usd))
     # A book that nets to nothing still divides by something; its weights are 0.
@@ -192,7 +189,11 @@ def _requirements(
         raw.ratios[:, 0] * gross, raw.ratios[:, 1] * gross, _stand_alone_usd(legs, n_pools, market), policy
     )
     concentration = concentration_rate(raw.top_share, gross, policy)
-    cost = sum_by(legs.pool, liquidity_cost(legs.net_usd, liquidity_usd[legs.symbol], policy), n_pools)
+    depth = liquidity_usd[legs.symbol]
+    closed = np.abs(legs.net_usd)
+    # Moving collateral of a market of unknown liquidity has its size haircut: the leg pays for positions.
+    closed = np.where(np.isnan(depth), np.minimum(closed, legs.position_usd), closed)
+    cost = sum_by(legs.pool, liquidity_cost(closed, depth, policy), n_pools)
     held = sum_by(legs.pool, legs.position_usd, n_pools)
     usd = base * (1.0 + concentration) + cost
     floors = np.stack([policy.initial_floor * held, policy.floor * held])

@@ -92,6 +92,7 @@ def market_signals(
     policy: BreakerPolicy,
     ts: int,
     conditions: Conditions | None = None,
+    told_sigma: Float3D | None = None,
 ) -> MarketSignals:
     """Signals of a forecast's markets at ``ts``.
 
@@ -100,21 +101,26 @@ def market_signals(
     slow_sigma : [n_markets, n_horizons, 2] scale behind maintenance
         (:func:`riskml.risk.margin.slow_scale`).
     conditions : chain stress; None or a chain that is not in it = nothing known, which calls for nothing.
+    told_sigma : as ``forecast.sigma``, what jumps are read from; None = the forecast's. A degraded market's
+        forecast is held at its stressed scale, many slow scales up, which is no jump of the market
+        (``GuardedForecast.told_sigma``).
 
     Raises
     ------
-    DataError : a slow scale of another shape, a forecast of the future.
+    DataError : a scale of another shape, a forecast of the future.
     ConfigError : the policy's horizon is not in the forecast.
     """
-    if slow_sigma.shape != forecast.sigma.shape:
-        raise DataError(f"slow_sigma has shape {slow_sigma.shape}; {forecast.sigma.shape} is required")
+    told = forecast.sigma if told_sigma is None else told_sigma
+    for name, scale in (("slow_sigma", slow_sigma), ("told_sigma", told)):
+        if scale.shape != forecast.sigma.shape:
+            raise DataError(f"{name} has shape {scale.shape}; {forecast.sigma.shape} is required")
     if ts < forecast.ts:
         raise DataError(
             f"the forecast of {format_us(forecast.ts)} is later than {format_us(ts)}",
             fix="pass the time of the decision",
         )
     place = forecast.horizon(policy.horizon)
-    fast, slow = forecast.sigma[:, place], slow_sigma[:, place]
+    fast, slow = told[:, place], slow_sigma[:, place]
     with np.errstate(invalid="ignore"):
         sound = np.isfinite(fast) & (fast > 0.0) & np.isfinite(slow) & (slow > 0.0)
     usable = np.asarray(sound.all(axis=1), dtype=np.bool_)
@@ -146,6 +152,9 @@ class BreakerState:
     """[n_markets, 3] when each was last called for, ``NEVER`` = not yet."""
     reasons: NDArray[np.uint64]
     """[n_markets] bits; 0 for a normal market."""
+    age_h: Float1D | None = None
+    """[n_markets] hours from the bar of each market's forecast to the step, inf = none that is usable; None =
+    not known (a state that an earlier version saved), which counts as none."""
 
     @property
     def level(self) -> NDArray[np.uint8]:
@@ -155,17 +164,19 @@ class BreakerState:
     def of(self, symbols: Sequence[str], ts: int, policy: BreakerPolicy) -> tuple[AnyArray, AnyArray]:
         """State uint8 [n] and reasons uint64 [n] of some symbols at ``ts``.
 
-        A market that the breaker does not know is halted (``unknown-market``). When the last step is old,
-        its age counts as a forecast's does (``stale-forecast``).
+        A market that the breaker does not know is halted (``unknown-market``). Its forecast is as old at
+        ``ts`` as it was at the last step plus the time since, and is judged by that (``stale-forecast``).
         """
         rows = {symbol: row for row, symbol in enumerate(self.markets)}
         place = np.asarray([rows.get(symbol, -1) for symbol in symbols], dtype=np.int64)
         level = np.append(self.level, HALT).astype(np.uint8)[place]
         reasons = np.append(self.reasons, np.uint64(reason_bit("unknown-market")))[place]
-        age = int(((ts - self.ts) / HOUR >= policy.thresholds("age_h")).sum())
-        if age > NORMAL:
-            level = np.maximum(level, age).astype(np.uint8)
-            reasons = reasons | np.uint64(reason_bit("stale-forecast"))
+        known = np.full(len(self.markets), np.inf) if self.age_h is None else self.age_h
+        age_h = np.append(known, 0.0)[place] + max(ts - self.ts, 0) / HOUR
+        # The thresholds rise with the state.
+        called = (age_h[:, None] >= policy.thresholds("age_h")).sum(axis=1)
+        level = np.maximum(level, called).astype(np.uint8)
+        reasons = reasons | _bits("stale-forecast", called > NORMAL)
         return level, reasons.astype(np.uint64)
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -184,29 +195,38 @@ class BreakerState:
             "on": self.on,
             "triggered_us": self.triggered_us,
             "reasons": self.reasons,
+            "age_h": np.full(len(self.markets), np.inf) if self.age_h is None else self.age_h,
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, AnyArray]) -> BreakerState:
-        """Read :meth:`to_arrays`; DataError where an array is missing or does not fit."""
+        """Read :meth:`to_arrays`; DataError where an array is missing or does not fit.
+
+        Without ``age_h``, as an earlier version saved it, no forecast counts as usable until the next step.
+        """
         fix = "start the breaker anew: step(None, ...)"
-        absent = [name for name in cls.__dataclass_fields__ if name not in arrays]
+        absent = [name for name in cls.__dataclass_fields__ if name not in arrays and name != "age_h"]
         if absent:
             raise DataError(f"the breaker's state has no '{absent[0]}'", fix=fix)
         markets = tuple(str(name) for name in arrays["markets"])
         on = np.asarray(arrays["on"], dtype=np.bool_)
+        age_h = np.asarray(arrays.get("age_h", np.full(len(markets), np.inf)), dtype=np.float64)
         for name, shape in (
             ("on", (len(markets), HALT)),
             ("triggered_us", (len(markets), HALT)),
             ("reasons", (len(markets),)),
+            ("age_h", (len(markets),)),
         ):
-            if np.shape(arrays[name]) != shape:
-                found = np.shape(arrays[name])
+            found = np.shape(age_h if name == "age_h" else arrays[name])
+            if found != shape:
                 raise DataError(f"the breaker's {name} has shape {found}; {shape} is required", fix=fix)
         if (on[:, 1:] & ~on[:, :-1]).any():
             raise DataError("a state of the breaker is on without the one below it", fix=fix)
         triggered = np.asarray(arrays["triggered_us"], dtype=np.int64)
-        return cls(int(arrays["ts"]), markets, on, triggered, np.asarray(arrays["reasons"], dtype=np.uint64))
+        reasons = np.asarray(arrays["reasons"], dtype=np.uint64)
+        # NaN or a negative age is no age.
+        usable = np.where(age_h >= 0.0, age_h, np.inf)
+        return cls(int(arrays["ts"]), markets, on, triggered, reasons, usable)
 
 
 def step(previous: BreakerState | None, signals: MarketSignals, policy: BreakerPolicy) -> BreakerState:
@@ -235,7 +255,7 @@ def step(previous: BreakerState | None, signals: MarketSignals, policy: BreakerP
     above = result & ~called
     reasons |= _bits("cool-down", np.any(above & cooling, axis=1))
     reasons |= _bits("hysteresis", np.any(above & kept, axis=1))
-    return BreakerState(signals.ts, signals.markets, result, triggered, reasons)
+    return BreakerState(signals.ts, signals.markets, result, triggered, reasons, signals.judged("age_h"))
 
 
 def _called(signals: MarketSignals, policy: BreakerPolicy, share: float) -> tuple[Bool2D, AnyArray]:

@@ -41,8 +41,7 @@ class BreakerPolicy(PolicyFile):
     stress_restrict: float = 0.10
     stress_halt: float = 0.20
     jump_watch: float = 1.5
-    """Forecast scale / slow scale. The guards hold a degraded market up at its stressed scale, which is
-    1 / ``MarginPolicy.stressed_floor`` = 2 slow scales: watched for it, not paused."""
+    """Forecast scale / slow scale; of a degraded market without the stressed scale that it is held up at."""
     jump_restrict: float = 2.25
     jump_halt: float = 3.0
     age_h_watch: float = 2.0

@@ -8,9 +8,13 @@ cannot be closed for o hours either, so their law reaches o hours further, at ev
     stand_alone = requirement(there, reaching o hours further) + requirement(rest)
     requirement = max(requirement(whole book), stand_alone)
 
-It is never below the stand-alone number by construction. A shortfall is the sum of what the two parts lack
+It is never below the stand-alone number by construction. A shortfall is the sum of what the parts lack
 on their own: equity there does not help the rest, nor the other way round. Cash of an account with
-positions on both sides may be on either; the side that lacks more counts.
+positions in several parts may be in any; the one where it helps least counts.
+
+**Several chains at once** are a part each: what is out of reach on one helps nothing on another. Requirement
+and shortfall are also never below those of any of the outages alone. The sum of more parts can be lower:
+moving collateral that is cut off from every position asks for nothing, as it backs nothing.
 
 **Bridge latency**: the same book with every transfer as slow as :func:`slow_bridges` says; longer transfers
 raise the haircut of remote collateral (:mod:`riskml.risk.haircuts`).
@@ -18,12 +22,12 @@ raise the haircut of remote collateral (:mod:`riskml.risk.haircuts`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Float3D
+from riskml.arrays import AnyArray, Bool1D, Bool2D, Float1D, Float2D, Float3D
 from riskml.errors import ConfigError
 from riskml.facts import load_facts
 from riskml.risk.accounts import AccountBook, Collateral, Orders, Positions
@@ -44,19 +48,20 @@ class ChainOutage:
     """Requirements with one chain out of reach; rows are (initial, maintenance)."""
 
     chain: AnyArray
-    """[n_accounts] the chain that is out of reach: of :func:`worst_chain_outage`, each account's worst; ""
-    where none touches it."""
+    """[n_accounts] the chain that is out of reach: of :func:`worst_chain_outage`, each account's worst; of
+    several at once, those that touch the account, joined by "+"; "" where none touches it."""
     requirement_usd: Float2D
-    """[2, n_accounts] never below ``stand_alone_usd`` nor below the requirement without an outage."""
+    """[2, n_accounts] never below ``stand_alone_usd``, the requirement without an outage, nor that of any of
+    several outages alone."""
     stand_alone_usd: Float2D
-    """[2, n_accounts] what is there and the rest, each on its own."""
+    """[2, n_accounts] what is on each chain out of reach and the rest, each on its own."""
     shortfall_usd: Float2D
-    """[2, n_accounts] what the two parts lack, each on its own equity."""
+    """[2, n_accounts] what the parts lack, each on its own equity."""
 
 
 def chain_outage(
     book: AccountBook,
-    chain: str,
+    chain: str | Sequence[str],
     forecast: Forecast,
     policy: MarginPolicy,
     *,
@@ -72,12 +77,13 @@ def chain_outage(
 
     Parameters
     ----------
+    chain : one, or several that are out of reach at once.
     outage_h : hours; None = the policy's ``chain_outage_h``.
     Others as in :func:`riskml.risk.decisions.decide`.
 
     Raises
     ------
-    ConfigError : an outage that is negative, NaN or infinite.
+    ConfigError : an outage that is negative, NaN or infinite; no chain at all.
     DataError : as in :func:`riskml.risk.decisions.decide`.
     """
     hours = policy.chain_outage_h if outage_h is None else outage_h
@@ -86,8 +92,10 @@ def chain_outage(
     # Whose maintenance liquidates does not enter a requirement, and parts of a book have no venue's own.
     policy = replace(policy, barrier="riskml")
     slow = slow_scale(forecast, None, 0.0, policy).sigma if maintenance_sigma is None else maintenance_sigma
+    chains = [chain] if isinstance(chain, str) else list(dict.fromkeys(chain))
+    if not chains:
+        raise ConfigError("an outage of no chain at all is none", fix="name at least one chain")
     further = _reach_factor(forecast.horizons, hours)[None, :, None]
-    positions, collateral, orders = on_chain(book, chain)
 
     def under(part: AccountBook, factor: AnyArray | float) -> Decisions:
         return decide(
@@ -102,18 +110,65 @@ def chain_outage(
             liquidity_usd=liquidity_usd,
         )
 
-    there = under(_part(book, positions, collateral, orders), further)
-    rest = under(_part(book, ~positions, ~collateral, ~orders), 1.0)
-    whole = under(book, 1.0)
-    stand_alone = _requirements(there) + _requirements(rest)
-    touched = np.zeros(len(book), dtype=np.bool_)
-    touched[book.positions.account[positions]] = touched[book.collateral.account[collateral]] = True
+    there = [_Part.of(book, on_chain(book, name), lambda part: under(part, further)) for name in chains]
+    whole = _requirements(under(book, 1.0))
+    # Each outage alone, and all of them at once.
+    outages = [[part] for part in there] + ([there] if len(there) > 1 else [])
+    found = [_outage(book, parts, lambda part: under(part, 1.0)) for parts in outages]
+    touched = np.stack([part.touched for part in there])
     return ChainOutage(
-        np.where(touched, chain, "").astype(object),
-        np.maximum(_requirements(whole), stand_alone),
-        stand_alone,
-        _shortfall(book, positions, there, rest),
+        _joined(chains, touched),
+        np.max([whole, *(stand_alone for stand_alone, _ in found)], axis=0),
+        found[-1][0],
+        np.max([shortfall for _, shortfall in found], axis=0),
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What of a book is on one chain or, of the rest, on none of those out of reach."""
+
+    rows: tuple[Bool1D, Bool1D, Bool1D]
+    """Positions, collateral and orders of the book that are in it."""
+    holds: Bool1D
+    """[n_accounts] has a position in it."""
+    touched: Bool1D
+    """[n_accounts] has a position or collateral in it."""
+    required_usd: Float2D
+    """[2, n_accounts]."""
+    equity_usd: Float1D
+    """[n_accounts] without cash."""
+
+    @classmethod
+    def of(
+        cls, book: AccountBook, rows: tuple[Bool1D, Bool1D, Bool1D], score: Callable[[AccountBook], Decisions]
+    ) -> _Part:
+        decisions = score(_part(book, *rows))
+        holds, touched = (np.zeros(len(book), dtype=np.bool_) for _ in range(2))
+        holds[book.positions.account[rows[0]]] = True
+        touched |= holds
+        touched[book.collateral.account[rows[1]]] = True
+        return cls(rows, holds, touched, _requirements(decisions), decisions.equity_usd)
+
+
+def _outage(
+    book: AccountBook, there: Sequence[_Part], score: Callable[[AccountBook], Decisions]
+) -> tuple[Float2D, Float2D]:
+    """Stand-alone number and shortfall [2, n_accounts] with some parts out of reach, and the rest."""
+    positions, collateral, orders = (
+        ~np.logical_or.reduce(masks) for masks in zip(*(p.rows for p in there), strict=True)
+    )
+    rest = _Part.of(book, (positions, collateral, orders), score)
+    parts = [*there, rest]
+    return np.sum([part.required_usd for part in parts], axis=0), _shortfall(book, parts)
+
+
+def _joined(chains: Sequence[str], touched: Bool2D) -> AnyArray:
+    """Names of the chains [n_chains, n_accounts] that touch each account, joined by "+"."""
+    names = [
+        "+".join(name for name, is_on in zip(chains, column, strict=True) if is_on) for column in touched.T
+    ]
+    return np.asarray(names, dtype=object)
 
 
 def worst_chain_outage(
@@ -197,19 +252,20 @@ def _requirements(decisions: Decisions) -> Float2D:
     return np.stack(rows)
 
 
-def _shortfall(book: AccountBook, there_position: Bool1D, there: Decisions, rest: Decisions) -> Float2D:
-    """What the parts lack [2, n_accounts], with cash on the side where it helps least."""
-    has = np.zeros((2, len(book)), dtype=np.bool_)  # positions there, positions elsewhere
-    has[0, book.positions.account[there_position]] = True
-    has[1, book.positions.account[~there_position]] = True
+def _shortfall(book: AccountBook, parts: Sequence[_Part]) -> Float2D:
+    """What the parts lack [2, n_accounts], with cash in the one where it helps least.
 
-    def lacks(cash_there: Bool1D) -> Float2D:
-        part = np.where(cash_there, book.cash_usd, 0.0)
-        there_usd, rest_usd = there.equity_usd + part, rest.equity_usd + book.cash_usd - part
-        short_there = np.maximum(_requirements(there) - there_usd, 0.0)
-        return short_there + np.maximum(_requirements(rest) - rest_usd, 0.0)
-
-    return np.maximum(lacks(has[0]), lacks(has[0] & ~has[1]))
+    Cash is where a position needs it: in any part that has one, in the last part (the rest) where none has.
+    """
+    nowhere = ~np.any([part.holds for part in parts], axis=0)
+    without = [np.maximum(part.required_usd - part.equity_usd, 0.0) for part in parts]
+    worst = np.full((2, len(book)), -np.inf)
+    for number, part in enumerate(parts):
+        with_cash = np.maximum(part.required_usd - part.equity_usd - book.cash_usd, 0.0)
+        lacking = [with_cash if place == number else usd for place, usd in enumerate(without)]
+        allowed = part.holds | (nowhere if number == len(parts) - 1 else False)
+        worst = np.where(allowed, np.maximum(worst, np.sum(lacking, axis=0)), worst)
+    return worst
 
 
 def _part(book: AccountBook, positions: Bool1D, collateral: Bool1D, orders: Bool1D) -> AccountBook:

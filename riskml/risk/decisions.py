@@ -5,6 +5,8 @@ reasons and actions. How odd input is treated:
 
 - a market without a forecast (or with a NaN forecast): the policy's unknown scale, never milder than
   the wildest known market, a leg of its own that hedges no other; reason ``unknown-market``;
+- a market whose liquidity nobody publishes, while that of others is given: the policy's
+  ``unknown_market_liquidity_usd``; reason ``size-against-liquidity`` where closing costs more than 1 %;
 - a position without a mark: its entry price; reason ``missing-price``;
 - unpriced collateral or an unknown asset: worth nothing (policy); reasons say so;
 - an isolated position: a pool of its own, which nets with nothing; the account's probability is
@@ -26,7 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from riskml.arrays import AnyArray, Bool1D, Float1D, Float3D
+from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D, Float3D
 from riskml.errors import DataError
 from riskml.facts import load_facts
 from riskml.risk.accounts import AccountBook
@@ -48,7 +50,7 @@ from riskml.risk.explain import (
 )
 from riskml.risk.forecast import Forecast
 from riskml.risk.law import AccountLawFn
-from riskml.risk.margin import BINDING, round_up_cents, slow_scale
+from riskml.risk.margin import BINDING, market_liquidity, round_up_cents, slow_scale
 from riskml.risk.orders import OrderMargin, order_margin
 from riskml.risk.outcome import ACTIONS, Contributions, Decisions
 from riskml.risk.policy import MarginPolicy
@@ -87,7 +89,8 @@ def decide(
         :func:`riskml.risk.margin.maintenance_sigma`; None = made here without reference or history.
     calibration : powers b [n_horizons] that ``law`` uses; None = the forecast's.
     conditions : pegs, stress and data age of chains, transfers.
-    liquidity_usd : per symbol, what the market can absorb (open interest or depth).
+    liquidity_usd : per symbol, what the market can absorb (open interest or depth); a symbol that it lacks
+        has the policy's ``unknown_market_liquidity_usd``. None = closing costs are not asked for at all.
     previous : per account id, (last action, time it began).
     notes : further reasons by name, [n_markets] True where a market has it (``rate-limited`` ...).
     market_law : the law of ``forecast`` and ``maintenance_sigma`` under ``policy``, made before (it is
@@ -132,8 +135,10 @@ def decide(
     )
     orders = _orders(scene, start.rows, start.mark, prices or {}, start.depth_usd)
     best, adding = _with_orders(best, orders, start.rows, len(pools.account))
+    unwithheld = best.requirement_usd[INITIAL]
     best = _without_stale_chains(best, start, book, orders, law)
-    return _outcome(scene, full, best, adding, start.barrier, ts, bundle_id, previous or {}, notes or {})
+    usd = np.stack([*best.requirement_usd, unwithheld])
+    return _outcome(scene, full, best, usd, adding, start.barrier, ts, bundle_id, previous or {}, notes or {})
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class Prepared:
     pools: Pools
     rows: Rows
     depth_usd: Float1D
-    """[n_symbols + 1] what each market can absorb; NaN = unknown."""
+    """[n_symbols + 1] what each market can absorb; NaN = unknown, inf = not asked."""
     known_usd: Float1D
     """[n_pools] maintenance of the barrier's owner; NaN = riskml's own."""
     barrier: AnyArray
@@ -193,7 +198,7 @@ def prepare(
     pairs, codes = book.positions.markets
     of_pair = np.asarray([symbols[symbol] for _, symbol in pairs], dtype=np.int64)
     rows = make_rows(pools, of_pair[codes] if len(pairs) else codes, valuation, book.collateral.account)
-    depth = np.asarray([(liquidity_usd or {}).get(name, np.nan) for name in (*symbols, "")])
+    depth = market_liquidity((*symbols, ""), liquidity_usd)
     known, barrier = _barriers(book, pools, mark, prices, policy, ts)
     return Prepared(policy, market_law, symbols, mark, missing, valuation, pools, rows, depth, known, barrier)
 
@@ -364,6 +369,7 @@ def _outcome(
     scene: Scene,
     full: Assessment,
     best: Assessment,
+    requirement_usd: Float2D,
     adding: Bool1D,
     barrier: AnyArray,
     ts: int,
@@ -374,10 +380,10 @@ def _outcome(
     book, pools, n_accounts = scene.book, scene.pools, len(scene.book)
     collateral = sum_by(book.collateral.account, scene.valuation.value_usd, n_accounts)
     equity = pools.account_equity(n_accounts)
-    maintenance = round_up_cents(pools.by_account(best.requirement_usd[MAINTENANCE], n_accounts))
-    initial = np.maximum(
-        round_up_cents(pools.by_account(best.requirement_usd[INITIAL], n_accounts)), maintenance
-    )
+    # Initial, maintenance, and initial with nothing withheld [n_accounts, 3].
+    unrounded = np.stack([pools.by_account(row, n_accounts) for row in requirement_usd], axis=1)
+    unrounded = np.maximum(unrounded, unrounded[:, MAINTENANCE, None])
+    initial, maintenance = (round_up_cents(unrounded[:, place]) for place in (INITIAL, MAINTENANCE))
     probability = np.zeros((n_accounts, len(scene.forecast.horizons)))
     distance = np.full(probability.shape, MAX_DISTANCE)
     np.maximum.at(probability, pools.account, best.probability)
@@ -418,6 +424,7 @@ def _outcome(
         contributions=contributions(scene, full, n_accounts),
         barrier=barrier,
         barrier_margin_usd=pools.by_account(best.barrier_usd, n_accounts),
+        unrounded_usd=unrounded,
         policy_hash=scene.policy.policy_hash,
         bundle_id=bundle_id,
     )

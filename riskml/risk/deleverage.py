@@ -14,7 +14,8 @@ Per pool (the cross positions of an account, or one isolated position), until th
 Every step rests on the requirement that the engine asks for the book as it then is; nothing is linearised
 (:func:`riskml.risk.actions.deleverage_plan` is the first-order form). Closing is at the mark and costs
 ``closing_cost``. Open orders that could add exposure are cancelled before anything is closed. A position is
-never enlarged or flipped, and no pool pays for another.
+never enlarged or flipped, and no pool pays for another. The target ``initial`` leaves out what is withheld
+for a stale chain (:mod:`riskml.risk.settlement`): a feed that falls silent stops new risk and cuts nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ from riskml.risk.actions import DELEVERAGE
 from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.deleverage_search import Cut, Meter, find_cuts
 from riskml.risk.engines.interface import current_marks
-from riskml.risk.pool_books import Pool, PoolBook, Score, select_accounts, split_pools, without_orders
+from riskml.risk.pool_books import (
+    Pool,
+    PoolBook,
+    Score,
+    select_accounts,
+    split_pools,
+    with_known_margins,
+    without_orders,
+)
 from riskml.risk.reasons import reason_bits, reason_names
 
 
@@ -51,6 +60,7 @@ class DeleverageStep:
     notional_usd: float
     equity_usd: float
     initial_margin_usd: float
+    """Without what is withheld for a stale chain, which no cut brings back."""
     maintenance_margin_usd: float
     probability: float
     """Of liquidation within the policy's horizon."""
@@ -162,7 +172,7 @@ def _plan(pools: PoolBook, place: int, rows: Int1D, meter: Meter) -> DeleverageP
     path = np.cumsum([np.zeros(len(pool.row)), *(cut.closed for cut in cuts)], axis=0)
     book = pool.variants(path)
     after = meter.score(book)
-    equity = meter.equity(book, after)
+    equity, need = meter.equity(book, after), after.deleverage_margin_usd
     likely = after.liquidation_probability[:, after.horizons.index(meter.policy.horizon)]
     positions = pool.book.positions
     steps = []
@@ -177,7 +187,7 @@ def _plan(pools: PoolBook, place: int, rows: Int1D, meter: Meter) -> DeleverageP
                     float(-positions.size[leg] * cut.closed[leg]),
                     float(pool.notional_usd[leg] * cut.closed[leg]),
                     float(equity[number]),
-                    float(after.initial_margin_usd[number]),
+                    float(need[number]),
                     float(after.maintenance_margin_usd[number]),
                     float(likely[number]),
                     reason_bits(_step_reasons(cut, leg, meter.policy.target)),
@@ -195,7 +205,7 @@ def _plan(pools: PoolBook, place: int, rows: Int1D, meter: Meter) -> DeleverageP
         cancel,
         tuple(steps),
         float(equity[0]),
-        float(after.initial_margin_usd[0]),
+        float(need[0]),
         float(after.maintenance_margin_usd[0]),
         reason_bits(names),
     )
@@ -222,9 +232,10 @@ def apply_plans(
 ) -> AccountBook:
     """The book after the plans: orders cancelled, positions cut at the mark, profit and cost booked.
 
-    Realised profit and the cost of closing go to cash, of an isolated position to its margin; a margin that
-    is not published is fixed at the part of the equity that it has now. The venue's own maintenance
-    moves with the account's notional.
+    Realised profit and the cost of closing go to cash, of an isolated position to its margin. Margins that
+    are not published are fixed, in every account that is cut, at the part of the equity that they have now:
+    the engine splits by notional, so that a cut would else move the margin of other positions. The venue's
+    own maintenance moves with the account's notional.
 
     Parameters
     ----------
@@ -245,16 +256,12 @@ def apply_plans(
                 left[step.row] = 0.0
     closed = positions.size - left
     booked = closed * (mark - positions.entry_price) - np.abs(closed) * mark * policy.closing_cost
+    cut = np.zeros(len(book), dtype=np.bool_)
+    cut[positions.account[closed != 0.0]] = True
     pools = split_pools(book, mark, collateral_usd)
-    margin, cash = positions.isolated_margin_usd.copy(), book.cash_usd.copy()
+    known = with_known_margins(book, mark, collateral_usd, cut)
+    margin, cash = known.positions.isolated_margin_usd.copy(), known.cash_usd.copy()
     touched = positions.isolated & (closed != 0.0)
-    unknown = np.flatnonzero(touched & np.isnan(margin))
-    if len(unknown):
-        first = pools.book.positions.isolated_margin_usd[len(positions.size) :]
-        equity = dict(zip(np.flatnonzero(positions.isolated).tolist(), first.tolist(), strict=True))
-        profit = positions.size * (mark - positions.entry_price)
-        margin[unknown] = [equity[row] - profit[row] for row in unknown.tolist()]
-        np.subtract.at(cash, positions.account[unknown], margin[unknown])
     margin[touched] += booked[touched]
     np.add.at(cash, positions.account[~touched], booked[~touched])
     stated = np.abs(np.where(np.isnan(positions.mark_price), mark, positions.mark_price))

@@ -39,11 +39,12 @@ class Meter:
     def gap(self, book: AccountBook, decisions: Decisions) -> Float1D:
         """What is missing [n_accounts], USD or probability; <= 0 where the target holds.
 
-        A probability of 1 says no more, so there the shortfall against the barrier, USD, is added.
+        A probability of 1 says no more, so there the shortfall against the barrier, USD, is added. What is
+        withheld for a stale chain is no part of it: a silent feed cuts nobody's positions.
         """
         equity = self.equity(book, decisions)
         if self.policy.target == "initial":
-            return np.asarray(decisions.initial_margin_usd - equity)
+            return np.asarray(decisions.deleverage_margin_usd - equity)
         if self.policy.target == "maintenance":
             return np.asarray(decisions.maintenance_margin_usd - equity)
         likely = decisions.liquidation_probability[:, decisions.horizons.index(self.policy.horizon)]
@@ -148,7 +149,7 @@ class _Search:
         same. All are given the same ample equity, so that the distance says something.
         """
         now = self._meter.score(self._pool.variants(trial[-1:]))
-        need = max(float(now.initial_margin_usd[0]), float(now.barrier_margin_usd[0]))
+        need = max(float(now.deleverage_margin_usd[0]), float(now.barrier_margin_usd[0]))
         added = max(2.0 * need - float(self._meter.equity(self._pool.variants(trial[-1:]), now)[0]), 0.0)
         ample = self._meter.score(self._pool.variants(trial, added))
         distance = ample.distance[:, ample.horizons.index(self._meter.policy.horizon)]

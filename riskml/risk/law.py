@@ -21,7 +21,9 @@ rate R = sum w_i r_i^2 / scale the book's loss is ``scale (1 - exp(-R z)) / R``,
 Barrier: equity reaches maintenance where ``sum_i v_i (1 - exp(z r_i)) = B``, with
 ``v_i = w_i - m_i |w_i|``. Each of three fixed steps replaces the left side by the one exponential
 that has its value, slope and curvature at the current z (a Newton step of third order, exact for
-one leg from z = 0).
+one leg from z = 0). Where maintenance falls faster than equity at z = 0 (positions that are nearly cancelled
+by collateral in the same market), no step can start; the legs that gain are left out then, which gives a
+distance that is never larger than the first root.
 """
 
 from __future__ import annotations
@@ -192,7 +194,7 @@ def account_law(
     apart = np.sqrt(np.sum(alone_loss * alone_loss, axis=1))
     stressed = np.maximum(np.maximum(together, apart), scale)
 
-    distance = _barrier(leg_weight, leg_mm_rate, buffer_ratio, -slope[:, :, 0])
+    distance = _barrier(leg_weight, leg_mm_rate, buffer_ratio, slope[:, :, 0])
     probability = np.where(
         distance >= MAX_DISTANCE, 0.0, np.exp(log_survival(distance**powers, 1.0 / inv_nu[:, 0]))
     )
@@ -234,8 +236,8 @@ def _mixed_inv_nu(share: FloatND, leg_inv_nu: FloatND) -> Float3D:
     return np.asarray(np.clip(mixed, 1.0 / NU_MAX, 1.0 / NU_MIN))
 
 
-def level_distance(inv_nu: Float3D, quantile_table: Float2D, powers: Float1D) -> FloatND:
-    """Distance at each level, in scales [a, s, h, level]: g^-1(S^-1(1 - a))."""
+def level_distance(inv_nu: FloatND, quantile_table: Float2D, powers: Float1D) -> FloatND:
+    """Distance at each level, in scales [..., h, level], of ``inv_nu`` [..., h]: g^-1(S^-1(1 - a))."""
     points = quantile_table.shape[1]
     position = (inv_nu - 1.0 / NU_MAX) * ((points - 1) / (1.0 / NU_MIN - 1.0 / NU_MAX))
     index = np.clip(np.floor(np.nan_to_num(position)), 0, points - 2).astype(np.int64)
@@ -245,6 +247,26 @@ def level_distance(inv_nu: Float3D, quantile_table: Float2D, powers: Float1D) ->
     return np.asarray(raw ** (1.0 / powers)[:, None])
 
 
+def unit_loss(sigma: FloatND, nu: FloatND, quantiles: Float1D, powers: Float1D) -> FloatND:
+    """What 1 USD loses alone at a level, long and short; a longer horizon never asks for less.
+
+    ``1 - exp(-z sigma)`` for a long (side 0), ``exp(z sigma) - 1`` for a short.
+
+    Parameters
+    ----------
+    sigma : [..., n_horizons, 2]. nu : [..., n_horizons]. powers : [n_horizons].
+    quantiles : [n_nu] row of :func:`riskml.risk.excursion.quantile_table`.
+
+    Returns
+    -------
+    float64 : [..., n_horizons, 2]; the requirement of a book of one leg, exactly. NaN in, NaN out.
+    """
+    inv_nu = 1.0 / np.clip(nu, NU_MIN, NU_MAX)
+    move = sigma * level_distance(inv_nu, quantiles[None], powers)
+    loss = np.stack([-np.expm1(-move[..., 0]), np.expm1(move[..., 1])], axis=-1)
+    return np.asarray(np.maximum.accumulate(loss, axis=-2))
+
+
 def loss_at(scale: FloatND, rate: FloatND, distance: FloatND) -> FloatND:
     """Loss ``scale (1 - exp(-R z)) / R`` for the last axis of ``distance``; scale * z where R is 0."""
     argument = np.maximum(rate[..., None] * distance, -MAX_EXPONENT)
@@ -252,16 +274,20 @@ def loss_at(scale: FloatND, rate: FloatND, distance: FloatND) -> FloatND:
     return np.asarray(scale[..., None] * distance * ((1.0 - np.exp(-safe)) / safe))
 
 
-def _barrier(weight: Float2D, mm_rate: Float2D, buffer: Float1D, move: FloatND) -> Float2D:
-    """Distance to the barrier [a, h]; ``move`` [a, l, h] is each leg's log-move per scale."""
+def _barrier(weight: Float2D, mm_rate: Float2D, buffer: Float1D, slope: FloatND) -> Float2D:
+    """Distance to the barrier [a, h]; each leg moves by ``-slope`` [a, l, h] per scale."""
     stake = (weight - mm_rate * np.abs(weight))[:, :, None]
-    target = np.maximum(buffer, 0.0)[:, None]
-    slope_stake, curve_stake = stake * move, stake * move * move
-    z = _advance(target, -np.sum(slope_stake, axis=1), np.sum(curve_stake, axis=1))
+    target, move = np.maximum(buffer, 0.0)[:, None], -slope
+    rise = stake * slope  # of the loss in z, at z = 0
+    # Where the loss falls at first, what gains is left out: that is never below it, so its root comes first.
+    stake = np.where(np.maximum(np.sum(rise, axis=1, keepdims=True), rise) <= 0.0, 0.0, stake)
+    slope_stake = stake * slope
+    curve_stake = slope_stake * slope
+    z = _advance(target, np.sum(slope_stake, axis=1), np.sum(curve_stake, axis=1))
     for _ in range(BARRIER_STEPS - 1):
         growth = _growth(z, move)
         missing = target - np.sum(stake * (1.0 - growth), axis=1)
-        ahead = _advance(missing, -np.sum(slope_stake * growth, axis=1), np.sum(curve_stake * growth, axis=1))
+        ahead = _advance(missing, np.sum(slope_stake * growth, axis=1), np.sum(curve_stake * growth, axis=1))
         z = np.clip(z + ahead, 0.0, MAX_DISTANCE)
     reached = np.sum(stake * (1.0 - _growth(z, move)), axis=1)
     limit = np.where(move > 0.0, FAR_LOSS, np.where(move < 0.0, 1.0, 0.0))  # of 1 - exp(z move)

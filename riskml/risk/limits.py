@@ -30,7 +30,7 @@ from riskml.risk.book_columns import MAX_USD
 from riskml.risk.explain import flag
 from riskml.risk.forecast import Forecast
 from riskml.risk.law import AccountLawFn
-from riskml.risk.margin import round_up_cents, slow_scale
+from riskml.risk.margin import market_liquidity, round_up_cents, slow_scale
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.pool_books import Score
 from riskml.risk.pools import Legs
@@ -94,7 +94,7 @@ def market_limits(
     row = np.broadcast_to(np.arange(len(names))[:, None, None], shape).ravel()
     pool = np.arange(n_pools)
     legs = Legs(np.arange(n_pools + 1), pool, row, market[row], exposure, np.abs(exposure), np.zeros(n_pools))
-    depth = np.asarray([(liquidity_usd or {}).get(name, np.nan) for name in names], dtype=np.float64)
+    depth = market_liquidity(names, liquidity_usd)
     # The requirement does not read equity; a known barrier of 0 spares the law its second pass.
     nothing = np.zeros(n_pools)
     found = assess(legs, nothing, nothing, market_law, law, policy, depth)

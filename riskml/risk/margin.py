@@ -9,7 +9,7 @@ on what 1 USD needs alone, not on the scale: a fatter tail and the curvature of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -93,6 +93,8 @@ class SlowScale:
     """[n_markets] the rate limit holds down a scale that maintenance is made from."""
     anti_procyclical: Bool1D
     """[n_markets] the ``apc`` option raised one."""
+    target: Float3D
+    """As ``sigma``, before the rate limit: where it is going while the forecast stays as it is."""
 
 
 def slow_scale(
@@ -129,7 +131,7 @@ def slow_scale(
         with np.errstate(invalid="ignore"):
             return np.asarray((high > low * (1.0 + BINDING))[:, :upto].any(axis=(1, 2)))
 
-    return SlowScale(slow, binds(target, slow), binds(slow, plain))
+    return SlowScale(slow, binds(target, slow), binds(slow, plain), target)
 
 
 def _rise_limit(
@@ -152,6 +154,30 @@ def _rise_limit(
         growth = np.float64(1.0 + policy.rate_limit_per_hour) ** max(elapsed_h, 0.0)
         rising = np.log1p(growth * np.expm1(last[..., 1]))
         return np.stack([growth * last[..., 0], rising], axis=-1) / now[..., None]
+
+
+def hours_to_target(forecast: Forecast, sigma: Float3D, target: Float3D, policy: MarginPolicy) -> Float1D:
+    """Hours until the rate limit lets what maintenance asks of 1 USD reach ``target`` [n_markets].
+
+    Parameters
+    ----------
+    sigma, target : of :class:`SlowScale`, of this forecast.
+
+    Returns
+    -------
+    float64 : of the slower side and the slowest horizon up to maintenance's own; 0 = there already, or
+        no limit; inf = a limit of 0. NaN handling: NaN where a scale is NaN.
+    """
+    upto = forecast.horizon(policy.maintenance_horizon) + 1
+    level = _level_multiple(forecast, forecast.nu, policy.maintenance_level)[:, :upto, None]
+    now, then = sigma[:, :upto] * level, target[:, :upto] * level
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.log(
+            np.stack([then[..., 0] / now[..., 0], np.expm1(then[..., 1]) / np.expm1(now[..., 1])])
+        )
+        growth = np.where(growth > BINDING, growth, 0.0 * growth)
+        hours = np.where(growth == 0.0, 0.0, growth / np.log1p(policy.rate_limit_per_hour))
+    return np.asarray(hours.max(axis=(0, 2)))
 
 
 def _level_multiple(forecast: Forecast, nu: Float2D, level: float) -> Float2D:
@@ -193,12 +219,24 @@ def liquidity_cost(exposure_usd: Float1D, liquidity_usd: Float1D, policy: Margin
     The ratio is capped at :data:`MAX_SIZE_RATIO`; no liquidity at all (0, or a negative figure) is at the
     cap, so that the cost never falls with less liquidity.
 
-    NaN handling: unknown liquidity (NaN) costs nothing.
+    NaN handling: unknown liquidity (NaN) counts as the policy's ``unknown_market_liquidity_usd``; infinite
+    liquidity costs nothing.
     """
     size = np.abs(exposure_usd)
-    ratio = np.divide(size, liquidity_usd, out=np.full_like(size, MAX_SIZE_RATIO), where=liquidity_usd > 0.0)
-    cost = policy.liquidity_rate * size * np.sqrt(np.minimum(ratio, MAX_SIZE_RATIO))
-    return np.where(np.isnan(liquidity_usd), 0.0, cost)
+    depth = np.where(np.isnan(liquidity_usd), policy.unknown_market_liquidity_usd, liquidity_usd)
+    ratio = np.divide(size, depth, out=np.full_like(size, MAX_SIZE_RATIO), where=depth > 0.0)
+    return np.asarray(policy.liquidity_rate * size * np.sqrt(np.minimum(ratio, MAX_SIZE_RATIO)))
+
+
+def market_liquidity(symbols: Iterable[str], liquidity_usd: Mapping[str, float] | None) -> Float1D:
+    """What each market can absorb [n], USD; NaN = not known.
+
+    None says that nobody asks what closing costs (research on the law alone): infinite. A mapping, an empty
+    one too, says that it is asked, and a symbol that it lacks is unknown.
+    """
+    if liquidity_usd is None:
+        return np.asarray([np.inf for _ in symbols], dtype=np.float64)
+    return np.asarray([liquidity_usd.get(name, np.nan) for name in symbols], dtype=np.float64)
 
 
 def round_up_cents(usd: Float1D) -> Float1D:

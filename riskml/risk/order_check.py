@@ -16,7 +16,10 @@ refuse one:
 **An order that reduces risk is never refused**, whatever the state. It does so when
 
 - it makes ``|position|`` smaller without flipping it, or is reduce-only (``reduces-position``), or
-- neither the account's initial nor its maintenance margin rises when it fills (``lowers-requirement``).
+- it lowers what the account has to hold when it fills (``lowers-requirement``): before rounding, none of
+  initial margin, maintenance and the initial margin without what is withheld for a stale chain rises, and
+  one of them falls by more than :data:`MEASURABLE` of itself. An order too small for that to be seen is no
+  hedge: in a halted market it may make ``|position|`` smaller and nothing else.
 
 Several orders may each reduce a position and together flip it, so an order that only the first rule lets
 pass is to be executed reduce-only: ``OrderCheck.reduce_only`` says which.
@@ -31,17 +34,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskml.arrays import AnyArray, Bool1D, Float1D
+from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D
 from riskml.errors import DataError, Problem, nearest
 from riskml.risk.accounts import AccountBook, Orders
 from riskml.risk.actions import RESTRICT as ACCOUNT_RESTRICT
 from riskml.risk.book_columns import MARGIN_MODES
 from riskml.risk.breaker import HALT, RESTRICT, BreakerState
 from riskml.risk.breaker_policy import MARKET_STATES, BreakerPolicy
+from riskml.risk.margin import BINDING
 from riskml.risk.order_fills import Fills
 from riskml.risk.outcome import Decisions
 from riskml.risk.pool_books import Score, select_accounts, split_pools
 from riskml.risk.reasons import reason_bit, reason_names
+
+MEASURABLE = BINDING
+"""Least fall of a requirement, relative, that an order which lowers it has to bring; less may be rounding."""
+ROUNDING = 1e-12
+"""Rise of a requirement, relative, that is rounding of sums in another order."""
 
 _EXTRA = ("margin_mode", "isolated_margin_usd")
 """Columns of an order to be checked beside those of the ``orders`` table."""
@@ -93,8 +102,8 @@ def check_orders(
     book : accounts, positions, collateral and the orders that are open already.
     orders : columns of the ``orders`` table, and optionally ``margin_mode`` of a position that the order
         would open (the account's) and ``isolated_margin_usd``, set aside from cash for an isolated one
-        (none; then the engine gives it its part of the equity, as it does to a margin that is not
-        published). An open position keeps its own mode.
+        (none; then the engine gives a new one its part of the equity). An open position keeps its own mode,
+        and the margin that it has or, where that is not published, that the engine gives it before the fill.
     score : the engine: ``decide`` with all but the book given, at the same prices.
     state : the breaker's.
     decisions : the account's actions with their hysteresis; the worse of these and of ``score`` counts.
@@ -112,7 +121,7 @@ def check_orders(
     wanted = replace(wanted, account=np.searchsorted(rows, wanted.account))
     before = score(chosen)
     level, market_reasons = state.of([str(name) for name in wanted.symbol], before.ts, policy)
-    fills = Fills.of(chosen, wanted, mode, margin, prices or {})
+    fills = Fills.of(chosen, wanted, mode, margin, prices or {}, before.collateral_usd)
     _check_margin(wanted, margin, fills)
     after = score(fills.book)
     short, leverage_short = _pool_tests(fills, after, score, level, policy, max_leverage or {})
@@ -123,10 +132,7 @@ def check_orders(
         action = np.maximum(action, np.asarray(given, dtype=action.dtype))
 
     reduces = fills.reduces
-    # Both are in whole cents.
-    lowers = (after.initial_margin_usd <= before.initial_margin_usd[wanted.account]) & (
-        after.maintenance_margin_usd <= before.maintenance_margin_usd[wanted.account]
-    )
+    lowers = _lowers(before.unrounded_usd[wanted.account], after.unrounded_usd)
     by_market = np.zeros(len(level), dtype=np.uint64)
     for name, mask in (
         ("market-halted", level >= HALT),
@@ -230,6 +236,13 @@ def _pool_tests(
     allowed = np.where(capped, most, 0.0) * share * np.maximum(equity[own], 0.0)
     beyond = (scored.initial_margin_usd[own] > share * equity[own]) | (capped & (exposure > allowed))
     return short, fills.enlarges & beyond
+
+
+def _lowers(before: Float2D, after: Float2D) -> Bool1D:
+    """Orders that lower a requirement and raise none; both [n_orders, 3], USD before rounding."""
+    rises = after > before * (1.0 + ROUNDING)
+    falls = after < before * (1.0 - MEASURABLE)
+    return np.asarray(falls.any(axis=1) & ~rises.any(axis=1))
 
 
 def _bits(name: str, mask: Bool1D) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ from riskml.arrays import AnyArray, Bool1D, Float1D, Int1D
 from riskml.risk.accounts import AccountBook, Orders, Positions
 from riskml.risk.book_columns import is_price
 from riskml.risk.engines.interface import current_marks
-from riskml.risk.pool_books import take_rows
+from riskml.risk.pool_books import take_rows, with_known_margins
 from riskml.risk.sums import sum_by
 
 
@@ -44,10 +44,19 @@ class Fills:
         mode: AnyArray,
         margin: Float1D,
         prices: Mapping[str, float],
+        collateral_usd: Float1D | None = None,
     ) -> Fills:
-        """Fill ``orders``, whose accounts are rows of ``book``."""
+        """Fill ``orders``, whose accounts are rows of ``book``.
+
+        ``collateral_usd`` [n_accounts] after haircuts: isolated margins that are not published are fixed at
+        their part of the equity before the fill, which would else move it. None = the book has none of them,
+        or is taken as it is.
+        """
         n_orders = len(orders.size)
+        not_published = np.isnan(book.positions.isolated_margin_usd)
         mark, _ = current_marks(book.positions, prices)
+        if collateral_usd is not None:
+            book = with_known_margins(book, mark, collateral_usd)
         rows, copy = _rows_of(book.positions.account, orders.account)
         taken, taken_mark = take_rows(book.positions, rows, copy), mark[rows]
         is_it = (taken.venue == orders.venue[copy]) & (taken.symbol == orders.symbol[copy])
@@ -58,6 +67,7 @@ class Fills:
         positions = _with_new(taken, orders, opening, mode, prices)
         current = np.concatenate([taken_mark, positions.mark_price[len(rows) :]])
         held = positions.size[found]
+        not_published = np.concatenate([not_published[rows], np.isnan(margin[opening])])[found]
         opposite = held * orders.size < 0.0
         # A reduce-only order trades what closes its position at most, and nothing on the same side.
         most = np.where(opposite, np.minimum(np.abs(orders.size), np.abs(held)), 0.0)
@@ -87,7 +97,7 @@ class Fills:
             (new != 0.0) & ((held == 0.0) | (held * new < 0.0)),
             isolated & (np.abs(new) > np.abs(held)),
             isolated & (np.nan_to_num(margin) > 0.0),
-            isolated & np.isnan(filled.isolated_margin_usd[found]) & (new != 0.0),
+            isolated & not_published & (new != 0.0),
         )
 
 

@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskml.arrays import AnyArray, Float1D, Float2D, Int1D
+from riskml.risk.margin import round_up_cents
 from riskml.risk.reasons import reason_names
 from riskml.units import format_us
 
 ACTIONS = ("normal", "watch", "restrict", "deleverage")
 """Names of ``Decisions.action``: 0 normal, 1 watch, 2 restrict, 3 deleverage."""
+UNWITHHELD = 2
+"""Column of ``Decisions.unrounded_usd``, after ``INITIAL`` and ``MAINTENANCE`` of
+:mod:`riskml.risk.assess`: initial margin with nothing withheld for a stale chain."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,24 @@ class Decisions:
     """[n_accounts] whose maintenance liquidates: venue, riskml or an engine's name."""
     barrier_margin_usd: Float1D
     """[n_accounts] that maintenance."""
+    unrounded_usd: Float2D
+    """[n_accounts, 3] requirements before rounding: initial, maintenance, and the initial one without what is
+    withheld for a stale chain (:func:`riskml.risk.settlement.withheld_value`)."""
     policy_hash: str = ""
     bundle_id: str = ""
     engine: str = "riskml"
 
     def __len__(self) -> int:
         return len(self.account_id)
+
+    @property
+    def deleverage_margin_usd(self) -> Float1D:
+        """Initial margin that closing positions may restore [n_accounts], rounded up to cents.
+
+        ``initial_margin_usd`` without what is withheld for a stale chain: a feed that falls silent stops
+        new risk, and liquidates nobody.
+        """
+        return np.maximum(round_up_cents(self.unrounded_usd[:, UNWITHHELD]), self.maintenance_margin_usd)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One JSON-ready dict per account, horizons spelled out (``p_liq_8h``, ``distance_8h``)."""

@@ -19,7 +19,7 @@ from riskml.risk.accounts import AccountBook, Collateral, Orders, Positions
 from riskml.risk.collateral import Valuation
 from riskml.risk.orders import order_pools
 from riskml.risk.outcome import Decisions
-from riskml.risk.pools import make_pools
+from riskml.risk.pools import Pools, make_pools
 from riskml.risk.sums import sum_by
 
 Table = TypeVar("Table", Positions, Collateral, Orders)
@@ -75,6 +75,45 @@ def without_orders(book: AccountBook, dropped: Bool1D | None = None) -> AccountB
     return replace(book, orders=take_rows(book.orders, rows, book.orders.account[rows]))
 
 
+def with_known_margins(
+    book: AccountBook, mark: Float1D, collateral_usd: Float1D, accounts: Bool1D | None = None
+) -> AccountBook:
+    """The book with every isolated margin that is not published fixed at what ``decide`` gives it now.
+
+    It is taken off cash, so that equity stays as it is, pool by pool. Whatever then changes one position
+    leaves the margin of the others alone.
+
+    Parameters
+    ----------
+    mark : [n_positions] current price of each position.
+    collateral_usd : [n_accounts] collateral after haircuts.
+    accounts : [n_accounts] only of these; None = of all.
+    """
+    positions, n_accounts = book.positions, len(book)
+    unknown = positions.isolated & np.isnan(positions.isolated_margin_usd) & (positions.size != 0.0)
+    if accounts is not None:
+        unknown &= accounts[positions.account]
+    if not unknown.any():
+        return book
+    pools = _pools(book, mark, collateral_usd)
+    profit = positions.size * (mark - positions.entry_price)
+    given = pools.equity_usd[pools.position_pool] - profit
+    margin = np.where(unknown, given, positions.isolated_margin_usd)
+    taken = sum_by(positions.account, np.where(unknown, given, 0.0), n_accounts)
+    return replace(
+        book, cash_usd=book.cash_usd - taken, positions=replace(positions, isolated_margin_usd=margin)
+    )
+
+
+def _pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> Pools:
+    """Pools of a book, its collateral as cash."""
+    none = np.empty(0, dtype=np.int64)
+    flat = replace(
+        book, cash_usd=book.cash_usd + collateral_usd, collateral=take_rows(book.collateral, none, none)
+    )
+    return make_pools(flat, mark, _NO_COLLATERAL)
+
+
 def split_pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> PoolBook:
     """Take a book apart.
 
@@ -85,11 +124,7 @@ def split_pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> Po
         position whose margin is not published gets its part of the equity, as ``decide`` gives it.
     """
     positions, n_accounts = book.positions, len(book)
-    none = np.empty(0, dtype=np.int64)
-    flat = replace(
-        book, cash_usd=book.cash_usd + collateral_usd, collateral=take_rows(book.collateral, none, none)
-    )
-    pools = make_pools(flat, mark, _NO_COLLATERAL)
+    pools = _pools(book, mark, collateral_usd)
     isolated = np.flatnonzero(positions.isolated)
     # The cross pool keeps isolated positions at size 0: their venues say where collateral settles.
     row = np.concatenate([np.arange(len(positions.size)), isolated])

@@ -71,3 +71,19 @@ def test_unusable_powers_are_refused_and_nothing_is_written(tmp_path: Path, powe
     with pytest.raises(BundleError, match="a positive calibration power per horizon is required"):
         export_account_graph(tmp_path / "account.onnx", HORIZONS, power)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_three_agree_where_the_loss_falls_at_first(graph: Path) -> None:
+    inputs = _inputs((300, 4, 12))
+    # Maintenance of more than the net exposure: collateral cancels most of a position.
+    rng = np.random.default_rng(1)
+    inputs["leg_mm_rate"] *= 10.0 ** rng.uniform(0.0, 4.0, inputs["leg_mm_rate"].shape)
+    expected = account_law(**inputs, power=POWER)
+    plain = account_law(**{**inputs, "leg_mm_rate": np.zeros_like(inputs["leg_mm_rate"])}, power=POWER)
+    assert (expected.distance != plain.distance).mean() > 0.5
+    by_torch = torch_law(POWER)(**inputs)
+    by_graph = onnxruntime.InferenceSession(graph).run(["liquidation_probability", "distance"], inputs)
+    for name, found in zip(("liquidation_probability", "distance"), by_graph, strict=True):
+        wanted = getattr(expected, name)
+        np.testing.assert_allclose(getattr(by_torch, name), wanted, rtol=1e-9, atol=1e-300, err_msg=name)
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-300, err_msg=name)

@@ -18,6 +18,8 @@ from riskml.learning.portfolio import (
     worst_losses,
 )
 from riskml.learning.protocol import margin_distance, simple_requirement
+from riskml.risk import AccountBook, Forecast, MarginPolicy, decide, numpy_law
+from riskml.units import to_us
 
 
 def test_a_book_of_one_leg_needs_what_its_market_needs() -> None:
@@ -25,6 +27,55 @@ def test_a_book_of_one_leg_needs_what_its_market_needs() -> None:
     found = requirements(sigma, nu, np.full((2, 1, 2), 0.5), np.array([[1.0], [-1.0]]), power)
     expected = simple_requirement(margin_distance(sigma[0, 0], nu[0, 0], power))[0]
     np.testing.assert_allclose(found["forecast"][:, 0], expected, rtol=1e-6)
+
+
+def test_the_sum_of_the_legs_alone_is_the_engines() -> None:
+    draw = np.random.default_rng(6)
+    n_books, n_legs, markets = 40, 3, tuple(f"m{number}" for number in range(120))
+    sigma = draw.uniform(0.002, 0.03, (120, 1, 2)) * np.sqrt([1.0, 8.0])[:, None]
+    nu = draw.uniform(2.5, 9.0, (120, 2))
+    power = np.array([1.1, 0.95])
+    loadings = np.stack([draw.uniform(0.3, 0.9, 120), np.zeros(120)], axis=1)
+    weight = draw.normal(size=(n_books, n_legs))
+    weight /= np.abs(weight).sum(axis=1, keepdims=True)
+    found = requirements(
+        sigma.reshape(n_books, n_legs, 2, 2),
+        nu.reshape(n_books, n_legs, 2),
+        loadings.reshape(n_books, n_legs, 2),
+        weight,
+        power,
+    )
+    forecast = Forecast(
+        ts=to_us("2024-05-01"),
+        markets=markets,
+        horizons=("1h", "8h"),
+        sigma=sigma,
+        nu=nu,
+        variance=sigma.mean(axis=2) ** 2,
+        stress=np.zeros((120, 2)),
+        loadings=loadings,
+        degraded=np.zeros(120, dtype=np.bool_),
+        calibration_power=tuple(power),
+    )
+    usd = 1e6
+    ids = [f"a{number}" for number in range(n_books)]
+    book = AccountBook.from_arrays(
+        {"account_id": ids, "cash_usd": np.full(n_books, 1e12)},
+        {
+            "account_id": np.repeat(ids, n_legs),
+            "venue": ["sim"] * 120,
+            "symbol": list(markets),
+            "size": usd * weight.ravel(),
+            "mark_price": np.ones(120),
+        },
+    )
+    # What the engine asks for without any offset, at a slow scale that is the forecast.
+    bare = {"slow_weight": 0.0, "floor": 0.0, "initial_floor": 0.0, "concentration_rate": 0.0}
+    for offset_cap, name in ((0.0, "gross"), (MarginPolicy().offset_cap, "policy")):
+        policy = MarginPolicy(offset_cap=offset_cap, action_horizon="8h", **bare)
+        asked = decide(book, forecast, policy, law=numpy_law(power), ts=forecast.ts)
+        np.testing.assert_allclose(found[name][:, 1], asked.unrounded_usd[:, 0] / usd, rtol=1e-9)
+        np.testing.assert_allclose(found[name][:, 0], asked.unrounded_usd[:, 1] / usd, rtol=1e-9)
 
 
 def test_losses_are_by_closes_and_at_each_legs_extreme() -> None:

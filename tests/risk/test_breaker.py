@@ -162,6 +162,9 @@ def test_a_state_that_was_saved_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     after = _signals(TS + 2 * HOUR, ("BTC", "ETH"))
     assert step(back, after, POLICY).to_dicts() == step(state, after, POLICY).to_dicts()
     assert step(back, after, POLICY).level.tolist() == [2, 0]
+    late = TS + 2 * HOUR
+    for found, wanted in zip(back.of(["ETH"], late, POLICY), state.of(["ETH"], late, POLICY), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_damaged_state_is_refused() -> None:
@@ -170,6 +173,8 @@ def test_a_damaged_state_is_refused() -> None:
         BreakerState.from_arrays({name: value for name, value in arrays.items() if name != "on"})
     with pytest.raises(DataError, match=r"triggered_us has shape \(2, 3\); \(1, 3\) is required"):
         BreakerState.from_arrays(arrays | {"triggered_us": np.zeros((2, 3), dtype=np.int64)})
+    with pytest.raises(DataError, match=r"age_h has shape \(2,\); \(1,\) is required"):
+        BreakerState.from_arrays(arrays | {"age_h": np.zeros(2)})
     with pytest.raises(DataError, match="on without the one below it"):
         BreakerState.from_arrays(arrays | {"on": np.array([[False, True, False]])})
 
@@ -189,6 +194,44 @@ def test_an_old_step_is_no_clearance() -> None:
     found = [int(state.of(["BTC"], TS + hours * HOUR, POLICY)[0][0]) for hours in (1, 2, 3, 6)]
     assert found == [0, 1, 2, 3]
     assert reason_names(int(state.of(["BTC"], TS + 6 * HOUR, POLICY)[1][0])) == ["stale-forecast"]
+
+
+def test_the_age_of_a_forecast_counts_from_its_own_bar_and_not_from_the_step() -> None:
+    at_step = np.array([0.0, 0.5, 1.9, 5.5])
+    names = ("fresh", "half", "late", "old")
+    state = step(None, _signals(markets=names, age_h=at_step), POLICY)
+    for hours in (0.0, 0.05, 0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0):
+        ts = TS + int(hours * HOUR)
+        expected = step(None, _signals(ts, names, age_h=at_step + hours), POLICY)
+        level, reasons = state.of(names, ts, POLICY)
+        # What the step called for stays; time since then only adds to it.
+        np.testing.assert_array_equal(level, np.maximum(expected.level, state.level))
+        assert ["stale-forecast" in reason_names(int(bits)) for bits in reasons] == (
+            at_step + hours >= 2.0
+        ).tolist()
+    assert state.of(["late"], TS + HOUR // 5, POLICY)[0].tolist() == [WATCH]
+    # A clock that runs behind makes no forecast younger, and an unusable age is the worst.
+    assert state.of(["late"], TS - HOUR, POLICY)[0].tolist() == [NORMAL]
+    assert state.of(["old"], TS - 5 * HOUR, POLICY)[0].tolist() == [RESTRICT]
+    lost = step(None, _signals(age_h=np.nan), BreakerPolicy(age_h_halt=np.inf))
+    assert lost.of(["BTC"], TS, POLICY)[0].tolist() == [HALT]
+
+
+def test_a_state_that_was_saved_without_an_age_clears_nothing_until_the_next_step() -> None:
+    state = step(None, _signals(), POLICY)
+    arrays = {name: value for name, value in state.to_arrays().items() if name != "age_h"}
+    old = BreakerState.from_arrays(arrays)
+    level, reasons = old.of(["BTC"], TS, POLICY)
+    assert level.tolist() == [HALT]
+    assert reason_names(int(reasons[0])) == ["stale-forecast"]
+    positional = BreakerState(state.ts, state.markets, state.on, state.triggered_us, state.reasons)
+    assert positional.of(["BTC"], TS, POLICY)[0].tolist() == [HALT]
+    assert BreakerState.from_arrays(positional.to_arrays()).of(["BTC"], TS, POLICY)[0].tolist() == [HALT]
+    assert step(old, _signals(TS + HOUR), POLICY).of(["BTC"], TS + HOUR, POLICY)[0].tolist() == [NORMAL]
+    for value in (np.array([np.nan]), np.array([-1.0])):
+        assert BreakerState.from_arrays(arrays | {"age_h": value}).of(["BTC"], TS, POLICY)[0].tolist() == [
+            HALT
+        ]
 
 
 def test_signals_come_from_the_forecast_the_slow_scale_and_the_home_chain() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -92,7 +93,7 @@ def _decide(accounts: list[dict[str, Any]], forecast: Forecast, policy: MarginPo
     return decide(AccountBook.from_dicts(accounts), forecast, policy, law=LAW, ts=TS)
 
 
-def _outage(accounts: list[dict[str, Any]], chain: str, **more: Any) -> ChainOutage:
+def _outage(accounts: list[dict[str, Any]], chain: str | Sequence[str], **more: Any) -> ChainOutage:
     policy = more.pop("policy", MarginPolicy())
     book = AccountBook.from_dicts(accounts)
     return chain_outage(book, chain, _forecast(), policy, law=LAW, ts=TS, **more)
@@ -219,6 +220,58 @@ def test_a_longer_outage_never_asks_for_less() -> None:
     np.testing.assert_array_equal(_outage(accounts, "solana", policy=policy).requirement_usd, asked[3])
 
 
+@pytest.mark.parametrize("n_books", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_two_chains_out_at_once_are_never_milder_than_either_alone(n_books: int) -> None:
+    rng = np.random.default_rng(14)
+    accounts = [_random_account(rng, str(number)) for number in range(n_books)]
+    policy = MarginPolicy(slow_weight=0.0)
+    names = ("arbitrum", "solana")
+    both = _outage(accounts, names, policy=policy)
+    single = [_outage(accounts, name, policy=policy) for name in names]
+    for found in single:
+        assert int((both.requirement_usd < found.requirement_usd).sum()) == 0
+        assert int((both.shortfall_usd < found.shortfall_usd).sum()) == 0
+    # Three books of the test's own: what is on either chain, and what is on neither.
+    further = _reaching_further(1.0)
+    parts = [_decide([_part(one, name, True) for one in accounts], further, policy) for name in names]
+    neither = [_part(_part(one, names[0], False), names[1], False) for one in accounts]
+    parts.append(_decide(neither, _forecast(), policy))
+    for row, name in enumerate(("initial_margin_usd", "maintenance_margin_usd")):
+        number = np.sum([getattr(part, name) for part in parts], axis=0)
+        np.testing.assert_allclose(both.stand_alone_usd[row], number, rtol=1e-9, atol=0.03)
+        assert int((both.requirement_usd[row] < number - 0.03).sum()) == 0
+    worse = np.maximum(*(found.requirement_usd for found in single))
+    assert (both.requirement_usd > 1.01 * worse).any(axis=0).mean() > 0.15
+    # Collateral cut off from every position asks for nothing, so that more parts can ask for less.
+    low = both.stand_alone_usd < np.maximum(*(found.stand_alone_usd for found in single)) - 0.05
+    assert low.mean() > 0.1
+    assert np.all(both.requirement_usd[low] > both.stand_alone_usd[low])
+
+
+def test_a_hedge_between_two_chains_that_are_both_out_is_worth_nothing() -> None:
+    long, short = _position("sim", "BTC", 60_000.0), _position("drift", "BTC", -60_000.0)
+    held = _held("ethereum", "USDC", 90_000.0)
+    hedged = _account("a", 1_000.0, [long, short], [held])
+    parts = [
+        _decide([_account("a", 0.0, [leg], [])], _reaching_further(1.0), MarginPolicy())
+        for leg in (long, short)
+    ]
+    needs = [float(part.initial_margin_usd[0]) for part in parts]
+    found = _outage([hedged], ("solana", "arbitrum"))
+    assert found.requirement_usd[0, 0] == pytest.approx(sum(needs), abs=0.02)
+    # Collateral elsewhere reaches neither, and cash is where it helps least.
+    assert found.shortfall_usd[0, 0] == pytest.approx(sum(needs) - 1_000.0, abs=0.02)
+    assert found.chain[0] == "solana+arbitrum"
+    away = _outage([hedged], ("arbitrum", "optimism"))
+    alone = _outage([hedged], "arbitrum")
+    assert away.chain[0] == alone.chain[0] == "arbitrum"
+    for name in ("requirement_usd", "stand_alone_usd", "shortfall_usd"):
+        np.testing.assert_allclose(getattr(away, name), getattr(alone, name), atol=0.01)
+        np.testing.assert_array_equal(
+            getattr(_outage([hedged], ["arbitrum", "arbitrum"]), name), getattr(alone, name)
+        )
+
+
 def test_the_worst_outage_is_that_of_each_accounts_own_chain() -> None:
     accounts = [
         _account("a", 0.0, [_position("sim", "BTC", 9_000.0)], [_held("arbitrum", "USDC", 5_000.0)]),
@@ -278,6 +331,8 @@ def test_slow_bridges_cut_remote_collateral_alone_and_never_speed_a_transfer_up(
 def test_an_outage_that_is_no_time_is_refused(hours: float) -> None:
     with pytest.raises(ConfigError, match="an outage lasts a finite number of hours, found"):
         _outage([_account("a", 1.0, [], [])], "solana", outage_h=hours)
+    with pytest.raises(ConfigError, match="an outage of no chain at all is none"):
+        _outage([_account("a", 1.0, [], [])], [])
     if not hours > 0.0:
         with pytest.raises(ConfigError, match="a delay is a number of hours >= 0, found"):
             slow_bridges(Conditions(), TS, hours)

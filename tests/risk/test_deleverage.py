@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from riskml.errors import ConfigError, DataError
 from riskml.risk import AccountBook, Decisions, reason_names
+from riskml.risk.actions import DELEVERAGE
 from riskml.risk.breaker_policy import BreakerPolicy
+from riskml.risk.collateral import Conditions
 from riskml.risk.deleverage import DeleveragePlan, apply_plans, deleverage_plans
 from riskml.risk.pool_books import select_accounts, split_pools, without_orders
 
@@ -333,6 +336,51 @@ def test_pools_add_up_to_what_the_engine_asks_of_the_account() -> None:
     some, rows = select_accounts(book, np.array([7, 3]))
     np.testing.assert_allclose(score(some).initial_margin_usd, whole.initial_margin_usd[[7, 3]])
     assert set(book.positions.account[rows].tolist()) <= {3, 7}
+
+
+@pytest.mark.parametrize("target", ["initial", "maintenance", "probability"])
+def test_a_feed_that_falls_silent_changes_no_plan(target: str) -> None:
+    rng = np.random.default_rng(12)
+    policy = BreakerPolicy(target=target, step_fraction=0.5)
+    accounts = [random_account(rng, f"a{number}", cushion=(0.1, 1.2)) for number in range(12)]
+    for one in accounts:
+        chain = str(rng.choice(["arbitrum", "hyperliquid", "ethereum"]))
+        moving = {"chain": chain, "asset": "ETH", "amount": 1.0, "price_usd": PRICES["ETH"]}
+        pegged = {"chain": "arbitrum", "asset": "USDC", "amount": one["cash_usd"] + 1.0, "price_usd": 1.0}
+        one["collateral"] = [pegged] + ([moving] if rng.random() < 0.5 else [])
+    book = AccountBook.from_dicts(accounts)
+    stress = dict.fromkeys(("arbitrum", "hyperliquid", "ethereum"), 0.7)
+
+    def judge(silent: float) -> Callable[[AccountBook], Decisions]:
+        ages = dict.fromkeys(stress, silent)
+        return lambda part: score(part, conditions=Conditions(chain_stress=stress, chain_age_us=ages))
+
+    heard, silent = judge(0.0), judge(np.inf)
+    names = [str(name) for name in book.account_id]
+    plans = [deleverage_plans(book, engine, policy, accounts=names) for engine in (heard, silent)]
+    assert len(plans[0]) > 5
+    assert sum(len(plan.steps) for plan in plans[0]) > 5
+    assert plans[0] == plans[1]
+    before, after = heard(book), silent(book)
+    # It withholds from nearly all of them, in the initial margin alone, and orders none to be cut.
+    assert (after.initial_margin_usd > before.initial_margin_usd + 1.0).sum() > 8
+    np.testing.assert_array_equal(after.deleverage_margin_usd, before.initial_margin_usd)
+    np.testing.assert_array_equal(after.maintenance_margin_usd, before.maintenance_margin_usd)
+    np.testing.assert_array_equal(after.action == DELEVERAGE, before.action == DELEVERAGE)
+
+
+def test_a_cut_moves_no_margin_of_another_position_that_is_not_published() -> None:
+    isolated = {"margin_mode": "isolated", "entry_price": 62_000.0}
+    held = position("BTC", 20_000.0, venue="hyperliquid", **isolated)
+    book = AccountBook.from_dicts([account("a", 9_000.0, held, position("ETH", 200_000.0))])
+    names, before = _pools(book)
+    plans = [plan for plan in _plans(book) if plan.pool == "cross"]
+    assert plans[0].steps
+    _, after = _pools(_after(book, plans))
+    place = names.index("a|hyperliquid:BTC")
+    assert after.equity_usd[place] == pytest.approx(before.equity_usd[place], rel=1e-12)
+    cost = BREAKER.closing_cost * plans[0].notional_usd
+    assert after.equity_usd[0] == pytest.approx(before.equity_usd[0] - cost, rel=1e-12)
 
 
 def test_misuse_is_named() -> None:

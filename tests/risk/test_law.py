@@ -216,3 +216,63 @@ def test_no_root_means_unreachable_and_no_buffer_means_certain() -> None:
     assert out.distance[:, 0].tolist() == [MAX_DISTANCE, 0.0, MAX_DISTANCE]
     assert out.liquidation_probability[:, 0].tolist() == [0.0, 1.0, 0.0]
     assert np.all(np.isfinite(out.contribution))
+
+
+def _cancelled_book(rng: np.random.Generator, accounts: int, legs: int) -> dict[str, Any]:
+    """Books in which collateral in the same market nearly cancels some of the positions."""
+    held = rng.normal(size=(accounts, legs))
+    left = np.where(rng.random((accounts, legs)) < 0.4, 10.0 ** rng.uniform(-4.0, 0.0, held.shape), 1.0)
+    weight = held * left
+    maintenance = np.abs(held) * rng.uniform(0.0, 0.3, (accounts, 1))
+    return {
+        "leg_market": np.arange(accounts * legs).reshape(accounts, legs),
+        "leg_weight": weight / np.abs(weight).sum(axis=1, keepdims=True),
+        "leg_mm_rate": maintenance / np.abs(weight),
+        "buffer_ratio": 10.0 ** rng.uniform(-2.5, -0.3, accounts),
+    }
+
+
+def test_a_loss_that_falls_at_first_is_never_said_to_be_further_than_it_is_nor_to_be_here() -> None:
+    rng = np.random.default_rng(2)
+    accounts, legs = 20_000, 4
+    book, n_markets = _cancelled_book(rng, accounts, legs), accounts * legs
+    scale = np.exp(rng.uniform(np.log(0.002), np.log(0.03), (1, n_markets, 1, 2)))
+    market = {
+        "sigma": scale,
+        "nu": np.full((1, n_markets, 1), 3.7),
+        "loadings": rng.uniform(-0.7, 0.7, (n_markets, 2)),
+        "quantile_table": quantile_table(LEVELS),
+    }
+    out = account_law(**book, **market)
+    weight = book["leg_weight"]
+    stake = weight - book["leg_mm_rate"] * np.abs(weight)
+    # The slope of the scale, from its Euler shares.
+    slope = out.contribution[:, :, 0] * out.scale[:, 0] / weight
+    rows = np.flatnonzero((stake * slope).sum(axis=1) <= 0.0)
+    assert len(rows) > 100
+    near = np.full(len(rows), MAX_DISTANCE)  # first root, from below, on a grid
+    grid = np.concatenate([np.linspace(0.0, 50.0, 5_001), np.geomspace(50.0, 1e5, 2_000)])
+    for place, row in enumerate(rows):
+        loss = stake[row] @ (1.0 - np.exp(np.minimum(-slope[row][:, None] * grid, 60.0)))
+        hit = np.flatnonzero(loss >= book["buffer_ratio"][row])
+        if len(hit):
+            near[place] = grid[hit[0]]
+    found = out.distance[rows, 0]
+    assert (near < MAX_DISTANCE).sum() > 80
+    assert (found <= near * (1.0 + 1e-3)).all()
+    # Until now nearly all of them were at 0, where p is 1; the nearest root is beyond 5 scales.
+    assert near.min() > 5.0
+    assert np.median(out.liquidation_probability[rows, 0]) < 1e-3
+    assert (out.liquidation_probability[rows, 0] > 0.99).mean() < 0.01
+
+
+def test_an_unknown_number_in_a_book_stays_unknown() -> None:
+    rng = np.random.default_rng(5)
+    market, book = _market(rng), _book(rng, 3, 4)
+    for name in ("leg_weight", "leg_mm_rate"):
+        broken = {key: value.copy() for key, value in book.items()}
+        broken[name][1, 2] = np.nan
+        out, whole = _law(broken, market), _law(book, market)
+        assert np.isnan(out.distance[1]).all()
+        assert np.isnan(out.liquidation_probability[1]).all()
+        np.testing.assert_array_equal(out.distance[[0, 2]], whole.distance[[0, 2]])

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from riskml.errors import DataError
-from riskml.risk import AccountBook
+from riskml.risk import AccountBook, Decisions
+from riskml.risk.accounts import Orders
 from riskml.risk.breaker import HALT, NORMAL, RESTRICT, WATCH, BreakerState, MarketSignals, step
 from riskml.risk.breaker_policy import BreakerPolicy
+from riskml.risk.collateral import Conditions
 from riskml.risk.order_check import OrderCheck, check_orders
+from riskml.risk.order_fills import Fills
+from riskml.risk.pool_books import split_pools
 
 from .breaker_cases import PRICES, TS, account, position, random_account, score
 
@@ -89,7 +93,8 @@ def test_every_state_lets_a_reduction_pass_as_reduce_only_and_a_hedge() -> None:
     ]
     found = _check([poor], orders, HALT)
     assert found.allowed.tolist() == [True, True, True, True, True, False, False]
-    assert found.reduce_only.tolist() == [False, False, False, False, False, False, False]
+    # A reduce-only order without a position does nothing, so that it lowers nothing either.
+    assert found.reduce_only.tolist() == [False, False, False, False, True, False, False]
     assert _outcome(found, 2)[1] == ["lowers-requirement"]
     assert _outcome(found, 1)[1] == ["reduces-position", "lowers-requirement"]
     hedged = account("b", 3_000.0, position("BTC", 100_000.0), position("ETH", -20_000.0))
@@ -214,7 +219,7 @@ def _slow_fill(one: dict[str, Any], order: dict[str, Any], name: str) -> tuple[b
 
 
 def _slow_rules(accounts: list[dict[str, Any]], orders: list[dict[str, Any]]) -> np.ndarray:
-    """[n_orders, 2]: reduces the position, does not raise the account's requirement."""
+    """[n_orders, 2]: reduces the position, lowers the account's requirement (by cents: orders are large)."""
     row = {one["account_id"]: number for number, one in enumerate(accounts)}
     owner = [row[order["account_id"]] for order in orders]
     pairs = [
@@ -223,9 +228,13 @@ def _slow_rules(accounts: list[dict[str, Any]], orders: list[dict[str, Any]]) ->
     ]
     before = score(AccountBook.from_dicts(accounts))
     after = score(AccountBook.from_dicts([made for _, made in pairs]))
-    lowers = (after.initial_margin_usd <= before.initial_margin_usd[owner]) & (
-        after.maintenance_margin_usd <= before.maintenance_margin_usd[owner]
+    change = np.stack(
+        [
+            after.initial_margin_usd - before.initial_margin_usd[owner],
+            after.maintenance_margin_usd - before.maintenance_margin_usd[owner],
+        ]
     )
+    lowers = (change <= 0.0).all(axis=0) & (change < 0.0).any(axis=0)
     return np.stack([np.array([reduces for reduces, _ in pairs]), lowers], axis=1)
 
 
@@ -262,6 +271,139 @@ def test_an_order_that_reduces_risk_is_never_refused_in_any_state() -> None:
     for milder, worse in pairwise(checks):
         assert not (worse.allowed & ~milder.allowed).any()
     assert checks[NORMAL].allowed.sum() > checks[RESTRICT].allowed.sum() > checks[HALT].allowed.sum()
+
+
+def _one_sided_account(rng: np.random.Generator, name: str, side: float) -> dict[str, Any]:
+    """Positions on one side only, in markets that move together: more on that side hedges nothing."""
+    held = []
+    for symbol in PRICES:
+        for venue in ("sim", "hyperliquid"):
+            if rng.random() < 0.4:
+                more = {"margin_mode": "isolated"} if rng.random() < 0.3 else {}
+                if more and rng.random() < 0.5:
+                    more["isolated_margin_usd"] = 5_000.0
+                held.append(position(symbol, side * 10.0 ** rng.uniform(2.0, 8.0), venue=venue, **more))
+    return account(name, 10.0 ** rng.uniform(3.0, 8.0), *held)
+
+
+def test_an_order_that_adds_exposure_passes_no_halt_however_small_it_is() -> None:
+    rng = np.random.default_rng(8)
+    accounts, orders = [], []
+    for number in range(500):
+        side = float(rng.choice([-1.0, 1.0]))
+        accounts.append(_one_sided_account(rng, f"a{number}", side))
+        for _ in range(20):
+            symbol, size = str(rng.choice(list(PRICES))), 10.0 ** rng.uniform(-9.0, 1.0)
+            venue = str(rng.choice(["sim", "hyperliquid"]))
+            orders.append(_order(symbol, side * size * PRICES[symbol], f"a{number}", venue))
+    halted = _check(accounts, orders, HALT)
+    assert len(halted) == 10_000
+    assert not halted.allowed.any()
+    # To open a position is not to enlarge one, and a restricted market pauses the former at any size.
+    held = {
+        (one["account_id"], item["venue"], item["symbol"]) for one in accounts for item in one["positions"]
+    }
+    opens = np.array([(order["account_id"], order["venue"], order["symbol"]) not in held for order in orders])
+    assert opens.sum() > 4_000
+    assert not _check(accounts, orders, RESTRICT).allowed[opens].any()
+
+
+def test_a_small_order_passes_a_halt_only_where_a_larger_one_lowers_the_requirement() -> None:
+    rng = np.random.default_rng(9)
+    accounts = [random_account(rng, f"a{number}", cushion=(1.0, 3.0)) for number in range(300)]
+    large, small = [], []
+    for one in accounts:
+        for _ in range(8):
+            symbol, venue = str(rng.choice([*PRICES, "NEW"])), str(rng.choice(["sim", "hyperliquid"]))
+            side, price = float(rng.choice([-1.0, 1.0])), PRICES.get(symbol, 2.0)
+            large.append(_order(symbol, 10.0 * side, one["account_id"], venue))
+            size = 10.0 ** rng.uniform(-9.0, -3.0)
+            small.append(_order(symbol, side * size * price, one["account_id"], venue))
+    found, tenner = _check(accounts, small, HALT), _check(accounts, large, HALT)
+    by_position = np.array(["reduces-position" in row["reasons"] for row in found.to_dicts()])
+    # Requirements are convex but for a hundredth: what ten dollars do not lower, less does not.
+    assert (found.allowed & ~tenner.allowed).sum() == 0
+    assert (found.allowed & ~by_position).sum() > 100
+    assert (~found.allowed).sum() > 500
+
+
+def test_what_is_withheld_for_a_stale_chain_lets_no_order_pass_a_halt() -> None:
+    # More exposure on the stale chain lets its collateral serve more, so that the initial margin falls.
+    stale = Conditions(chain_age_us={"arbitrum": np.inf})
+    held = [{"chain": "arbitrum", "asset": "USDC", "amount": 50_000.0, "price_usd": 1.0}]
+    away = position("ETH", -40_000.0, venue="hyperliquid")
+    resting = [
+        {
+            name: value
+            for name, value in _order("ETH", 25_000.0, venue="hyperliquid").items()
+            if name != "account_id"
+        }
+    ]
+
+    def judge(part: AccountBook) -> Decisions:
+        return score(part, conditions=stale)
+
+    def accounts(usd: float) -> AccountBook:
+        here = position("ETH", usd)
+        return AccountBook.from_dicts([account("a", 90_000.0, here, away, collateral=held, orders=resting)])
+
+    before, after = (judge(accounts(usd)) for usd in (6_000.0, 14_000.0))
+    assert after.initial_margin_usd < before.initial_margin_usd
+    assert after.maintenance_margin_usd < before.maintenance_margin_usd
+    assert after.deleverage_margin_usd > before.deleverage_margin_usd  # the open order hedges no more
+    order = {name: [value] for name, value in _order("ETH", 8_000.0).items()}
+    found = check_orders(accounts(6_000.0), order, judge, _state(HALT), POLICY)
+    assert _outcome(found) == (False, ["market-stress", "market-halted"])
+
+
+def test_a_fill_at_the_mark_changes_nothing_else_in_the_account() -> None:
+    rng = np.random.default_rng(10)
+    accounts = [random_account(rng, f"a{number}", cushion=(0.5, 3.0)) for number in range(300)]
+    for one in accounts:
+        one["collateral"] = []  # a new venue can bring it nearer, which is a change of its own
+        for item in one["positions"]:
+            if rng.random() < 0.6 and "isolated_margin_usd" in item:
+                del item["isolated_margin_usd"]
+    orders = [order for one in accounts for order in _random_orders(rng, one, 6)]
+    book = AccountBook.from_dicts(accounts)
+    row = {str(name): place for place, name in enumerate(book.account_id)}
+    wanted = Orders(
+        np.array([row[order["account_id"]] for order in orders]),
+        *(np.array([order[name] for order in orders], dtype=object) for name in ("venue", "symbol")),
+        *(np.array([order[name] for order in orders]) for name in ("size", "price")),
+        np.zeros(len(orders), dtype=np.bool_),
+    )
+    before = score(book)
+    nothing = np.full(len(orders), np.nan)
+    fills = Fills.of(book, wanted, book.margin_mode[wanted.account], nothing, {}, before.collateral_usd)
+    after = score(fills.book)
+    np.testing.assert_allclose(after.equity_usd, before.equity_usd[wanted.account], rtol=1e-9, atol=1e-6)
+    known = split_pools(book, book.positions.mark_price, before.collateral_usd).book
+    now = split_pools(fills.book, fills.mark, after.collateral_usd).book
+    margins = {
+        str(name): float(margin)
+        for name, margin in zip(known.account_id, _pool_margin(known), strict=True)
+        if "|" in str(name)
+    }
+    seen = 0
+    for name, margin in zip(now.account_id, _pool_margin(now), strict=True):
+        number, _, pool = str(name).partition("|")
+        if not pool:
+            continue
+        order = orders[int(number)]
+        was = margins.get(f"{order['account_id']}|{pool}")
+        if was is not None:
+            assert margin == pytest.approx(was, rel=1e-9, abs=1e-6)
+            seen += 1
+    assert seen > 1_000
+
+
+def _pool_margin(pools: AccountBook) -> np.ndarray:
+    """Equity of each isolated pool [n_accounts], 0 for the cross pools."""
+    margin = np.zeros(len(pools))
+    alone = pools.positions.isolated
+    margin[pools.positions.account[alone]] = pools.positions.isolated_margin_usd[alone]
+    return margin
 
 
 @pytest.mark.slow

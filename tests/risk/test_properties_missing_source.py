@@ -18,7 +18,7 @@ from riskml.bundle import Manifest
 from riskml.markets import Market
 from riskml.risk import AccountBook, Decisions, Forecast, MarginPolicy, decide
 from riskml.scoring import load_bundle
-from riskml.scoring.guards import Bounds
+from riskml.scoring.guards import DEGRADED_NAMES, Bounds
 from riskml.scoring.requirements import OVERDUE_BARS, Requirements, Scales
 from riskml.scoring.session import LoadedBundle, MarketOutput
 from riskml.scoring.stream import GuardStream, RawBar
@@ -121,6 +121,15 @@ def stressed_of(manifest: Manifest, names: list[str]) -> Float3D:
     return np.array([table.get(name, table["*"]) for name in names])
 
 
+def floor_of(stressed: Float3D, degraded: np.ndarray, policy: MarginPolicy) -> Float3D:
+    """The whole stressed scale of a market that went dark, the policy's share of another's."""
+    dark = np.zeros(len(degraded), dtype=np.bool_)
+    for reason in ("missing-bar", "not-finite", "cold"):
+        bit = next(bit for bit, name in DEGRADED_NAMES.items() if name == reason)
+        dark |= (degraded & bit) > 0
+    return stressed * np.where(dark, 1.0, policy.stressed_floor)[:, None, None]
+
+
 def assert_held(found: np.ndarray, least: np.ndarray, rows: Bool1D) -> int:
     """``found >= least`` in the rows, where ``least`` is known."""
     known = np.where(np.isfinite(least[rows]), least[rows], -np.inf)
@@ -142,7 +151,7 @@ def test_a_held_scale_is_never_below_the_last_good_one_the_fallback_law_or_the_s
         bad, good = guarded.degraded > 0, guarded.degraded == 0
         assert bad[np.isin(slot.fault, ["no bar", "zero scale", "out of range", "no features"])].all()
         sigma, nu = fallback_of(manifest, slot.raw.features)
-        for least in (last_sigma, sigma, stressed):
+        for least in (last_sigma, sigma, floor_of(stressed, guarded.degraded, MarginPolicy())):
             held += assert_held(guarded.output.sigma, least, bad)
         for most in (last_nu, nu):
             assert_held(-guarded.output.nu, -most, bad)
@@ -208,7 +217,7 @@ class World:
         )
 
 
-def under_floors(world: World, scales: Scales, features: Float2D) -> list[Decisions]:
+def under_floors(world: World, scales: Scales, features: Float2D, degraded: np.ndarray) -> list[Decisions]:
     """What the fallback law and the stressed floor ask for, each by itself, for the degraded markets."""
     forecast, rows = scales.forecast, scales.forecast.degraded[:, None, None]
     sigma, nu = fallback_of(world.bundle.manifest, features)
@@ -219,7 +228,8 @@ def under_floors(world: World, scales: Scales, features: Float2D) -> list[Decisi
         nu=np.where(known[..., 0], nu, forecast.nu),
     )
     stressed = stressed_of(world.bundle.manifest, list(MARKETS))
-    floor = replace(forecast, sigma=np.where(rows, stressed, forecast.sigma))
+    least = floor_of(stressed, degraded, world.policy)
+    floor = replace(forecast, sigma=np.where(rows, least, forecast.sigma))
     slow = np.where(rows, world.policy.stressed_floor * stressed, scales.maintenance)
     return [world.under(fallback, scales.maintenance), world.under(floor, slow)]
 
@@ -231,12 +241,13 @@ def test_a_requirement_is_never_below_its_last_good_one_the_fallback_or_the_stre
     """For hedged accounts as for single positions, at prices that move; others follow the forecast alone."""
     rng = np.random.default_rng(402)
     markets = [Market(name, "sim") for name in MARKETS]
-    stream, requirements = GuardStream(bundle, markets, INPUTS), Requirements(bundle, policy)
+    stream, requirements = GuardStream(bundle, markets, INPUTS, policy), Requirements(bundle, policy)
     book, holds = random_book(rng, 450)
     last_sound: dict[int, Scales] = {}
     price, seen, floors, free = np.ones(len(MARKETS)), 0, 0, 0
     for slot in random_path(rng, bundle.manifest, len(MARKETS), N_BARS):
-        requirements.take(stream.step(slot.raw), markets)
+        guarded = stream.step(slot.raw)
+        requirements.take(guarded, markets)
         scales = requirements.scales
         assert scales is not None
         price = price * np.exp(rng.normal(0.0, 0.01, len(price)))
@@ -254,7 +265,7 @@ def test_a_requirement_is_never_below_its_last_good_one_the_fallback_or_the_stre
             good = world.under(last.forecast, last.maintenance)
             for name in PRODUCTS:
                 seen += assert_never_above(getattr(good, name)[holders], getattr(found, name)[holders])
-        for least in under_floors(world, scales, slot.raw.features):
+        for least in under_floors(world, scales, slot.raw.features, guarded.degraded):
             for name in PRODUCTS:
                 floors += assert_never_above(getattr(least, name)[touched], getattr(found, name)[touched])
         last_sound |= dict.fromkeys(np.flatnonzero(~degraded).tolist(), scales)
