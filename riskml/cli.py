@@ -1,7 +1,7 @@
 """The command line: one verb per step from raw data to margin decisions.
 
 This module only parses and reports. What a verb does is in ``cli_verbs`` (data, model,
-scoring) and ``cli_lifecycle`` (replay, reports, releases), which import the tier that
+scoring), ``cli_score`` and ``cli_lifecycle`` (replay, reports, releases), which import the tier that
 they need when they run: ``riskml --help`` loads no data library.
 """
 
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from riskml import __version__, cli_lifecycle, cli_search, cli_verbs
+from riskml import __version__, cli_lifecycle, cli_score, cli_search, cli_verbs
 from riskml.cli_output import FAILED, REFUSED, USAGE, Outcome, Progress, outcome_json, print_outcome
 from riskml.errors import BundleError, ConfigError, DataError, Problem, RiskmlError
 from riskml.units import to_us
@@ -245,13 +245,20 @@ def _add_scoring_verbs(verbs: _Verbs[_Parser]) -> None:
     score = _verb(
         verbs,
         "score",
-        cli_verbs.score,
+        cli_score.score,
         "decide margin and action of every account at one time",
         "--bundle models/first --lake data/lake --at 2023-03-10T12:00",
     )
     score.add_argument("--bundle", required=True)
     score.add_argument("--lake", required=True)
     _time(score, "--at", metavar="TIME", required=True, help="UTC")
+    score.add_argument("--breaker", metavar="FILE", help="circuit breaker policy, TOML (default: built in)")
+    score.add_argument(
+        "--plans", action="store_true", help="what to close, for accounts whose action is deleverage"
+    )
+    score.add_argument(
+        "--prices", action="store_true", help="liquidation prices per position and leverage limits"
+    )
     backfill = _verb(
         verbs,
         "backfill",

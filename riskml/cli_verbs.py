@@ -192,18 +192,6 @@ def evaluate(options: Namespace, progress: Progress) -> Outcome:
     )
 
 
-def score(options: Namespace, progress: Progress) -> Outcome:
-    """Decide margin and action of every account at one time."""
-    with optional_imports():
-        from riskml.backfill.score_at import score_at
-        from riskml.tables.lake import Lake
-    progress("warming the scorer up from the lake")
-    decisions = score_at(options.bundle, Lake(options.lake), options.at)
-    records = decisions.to_dicts()
-    counts = {"accounts": len(records), **action_counts(decisions)}
-    return Outcome(decisions_text(decisions), (), counts, extra={"decisions": records})
-
-
 def backfill(options: Namespace, progress: Progress) -> Outcome:
     """Score an account history into the margins table."""
     with optional_imports():

@@ -2,8 +2,12 @@
 
 A requirement must not fall because data went away. For a market whose inputs are not
 sound the guarded scale is the largest of what the graph still says, its last good value,
-the fallback law on the features that remain, and the stressed scale in the manifest; it
-may fall again only after the source is back.
+the fallback law on the features that remain, and a floor; it may fall again only after the
+source is back. The floor is the policy's stressed floor, the same share of the manifest's
+stressed scale below which maintenance never falls; of a market that went *dark* it is the
+whole stressed scale. Dark is a market without its bar, without a usable graph output or without
+any volatility history: nothing says how it moves now. A market that lost its funding, or whose
+features left the range of the fit part, still has bars that do.
 
 **The fallback law** (``manifest.fallback``) is a list of log-linear laws, the first whose
 features are all present applies::
@@ -35,6 +39,7 @@ from riskml.features.nodes import MIN_ACROSS_WEIGHT, Axis
 from riskml.features.weights import axis_weights
 from riskml.markets import Market
 from riskml.risk.margin import reference_sigma
+from riskml.risk.policy import MarginPolicy
 from riskml.scoring.session import MarketOutput
 from riskml.units import duration_bars
 
@@ -52,6 +57,8 @@ DEGRADED_NAMES = {
     COLD: "cold",
 }
 """Why a market is degraded: bit -> name."""
+DARK = MISSING_BAR | NOT_FINITE | COLD
+"""Nothing says how the market moves now: held at the whole stressed scale."""
 
 
 def degraded_names(bits: int) -> str:
@@ -99,8 +106,11 @@ class GuardedForecast:
     prices: Float2D | None = None
     """High, low, close of the bar [n_markets, 3], NaN = no bar; None = the bundle reads none."""
     floors: tuple[MarketOutput, ...] = ()
-    """While a market is degraded: the fallback law's and the stressed scale's own values for it, where known.
-    A hedge may need more under one of them than under the largest scale, which ``output`` has."""
+    """While a market is degraded: the fallback law's and the floor's own values for it, where known. A
+    hedge may need more under one of them than under the largest scale, which ``output`` has."""
+    told_sigma: Float3D | None = None
+    """``output.sigma`` without the floor: the largest that data speaks for. A dark market is held at its
+    stressed scale, which is no sign that the market moves. None = no market is degraded."""
 
 
 class InputWatch:
@@ -125,15 +135,31 @@ class InputWatch:
         self.names = tuple(name for of_axis in by_axis.values() for name in of_axis)
         self.seen: Bool2D = np.zeros((len(self.names), len(markets)), dtype=np.bool_)
         """[n_names, n_markets], in the order of ``names``."""
+        self.lost: Bool2D = np.zeros_like(self.seen)
+        """Same shape: inputs that a market had before and did not have in the last slot."""
 
     def step(self, inputs: Mapping[str, Float1D]) -> Bool1D:
         """Take one slot, one value per column of each input; True = a market lost an input."""
         if not self.names:
             return np.zeros(self.seen.shape[1], dtype=np.bool_)
         present = np.concatenate([self._present(axis, inputs) for axis in self._by_axis])
-        lost = np.asarray((self.seen & ~present).any(axis=0))
+        self.lost = self.seen & ~present
         self.seen |= present
-        return lost
+        return np.asarray(self.lost.any(axis=0))
+
+    def lost_names(self, market: int) -> tuple[str, ...]:
+        """Inputs that a market (its row) has lost, as of the last slot."""
+        return tuple(name for name, lost in zip(self.names, self.lost[:, market], strict=True) if lost)
+
+    def retire(self, market: int, names: Sequence[str]) -> None:
+        """Forget that a market ever had these inputs: somebody says that they will not come back.
+
+        The one way, beside the source's return, out of a held-up forecast. An input that does come back
+        is watched again from then on.
+        """
+        gone = np.isin(self.names, list(names))
+        self.seen[gone, market] = False
+        self.lost[gone, market] = False
 
     def _present(self, axis: Axis, inputs: Mapping[str, Float1D]) -> Bool2D:
         finite = np.isfinite(np.stack([inputs[name] for name in self._by_axis[axis]]))
@@ -224,12 +250,20 @@ def default_fallback(manifest: Manifest) -> dict[str, Any]:
 
 
 class Guards:
-    """The recursion over bars: sound values pass, others are held up."""
+    """The recursion over bars: sound values pass, others are held up.
 
-    def __init__(self, manifest: Manifest, markets: Sequence[str]) -> None:
+    Parameters
+    ----------
+    stressed_floor : the policy's; share of the stressed scale below which a degraded market never falls.
+    """
+
+    def __init__(
+        self, manifest: Manifest, markets: Sequence[str], stressed_floor: float = MarginPolicy.stressed_floor
+    ) -> None:
         n_markets, n_horizons = len(markets), len(manifest.horizons)
         self._fallback = FallbackLaw(manifest)
         self.stressed = reference_sigma(manifest.reference_sigma, tuple(markets), n_horizons).stressed
+        self._share = stressed_floor
         self.last_good = MarketOutput(
             sigma=np.full((n_markets, n_horizons, 2), np.nan),
             nu=np.full((n_markets, n_horizons), np.nan),
@@ -266,8 +300,11 @@ class Guards:
         # The fallback's tail counts with its scale, and where there is no other.
         counts = np.isfinite(fallback_variance) | ~np.isfinite(last.nu)
         # A graph output that is not finite is dropped; the others still count.
+        told = _largest(_drop(raw.sigma), last.sigma, fallback_sigma)
+        dark = _wide((degraded & DARK) > 0, self.stressed)
+        floor = np.where(dark, self.stressed, self._share * self.stressed)
         held = MarketOutput(
-            sigma=_largest(_drop(raw.sigma), last.sigma, fallback_sigma, self.stressed),
+            sigma=_largest(told, floor),
             nu=_smallest(_drop(raw.nu), last.nu, np.where(counts, fallback_nu, np.nan)),
             variance=_largest(_drop(raw.variance), last.variance, fallback_variance),
             stress=_largest(_drop(raw.stress), last.stress),
@@ -287,10 +324,13 @@ class Guards:
             },
         )
         floors = tuple(
-            _with_scale(output, ~sound & np.isfinite(scale).all(axis=(1, 2)), scale, tail)
-            for scale, tail in ((fallback_sigma, fallback_nu), (self.stressed, output.nu))
+            _with_scale(output, ~sound & (np.nan_to_num(scale) > 0.0).all(axis=(1, 2)), scale, tail)
+            for scale, tail in ((fallback_sigma, fallback_nu), (floor, output.nu))
         )
-        return GuardedForecast(ts, output, degraded, floors=() if sound.all() else floors)
+        if sound.all():
+            return GuardedForecast(ts, output, degraded)
+        told = np.where(_wide(sound, told), output.sigma, told)
+        return GuardedForecast(ts, output, degraded, floors=floors, told_sigma=told)
 
 
 def _finite(raw: MarketOutput) -> Bool1D:

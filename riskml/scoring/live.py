@@ -11,22 +11,23 @@ itself is in the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from riskml.arrays import AnyArray, Float1D, Int1D, TimeUs
-from riskml.errors import DataError
+from riskml.errors import DataError, nearest
 from riskml.features.assemble import InputReader
 from riskml.features.engine import FeatureStream
 from riskml.features.evaluate import input_names
-from riskml.features.inputs import max_staleness_us
+from riskml.features.inputs import input_spec, max_staleness_us
 from riskml.features.nodes import PRESENCE_INPUT
 from riskml.features.rows import Appended
 from riskml.features.series import SERIES_TABLES, SeriesKey, SeriesStore
 from riskml.markets import Market, symbols, venue_order
-from riskml.scoring.conditions import HISTORY
+from riskml.risk.policy import MarginPolicy
+from riskml.scoring.conditions import HISTORY, TAIL, keep_from
 from riskml.scoring.guards import GuardedForecast
 from riskml.scoring.session import LoadedBundle, MarketOutput
 from riskml.scoring.stream import WARM_UP, GraphStream, GuardStream
@@ -49,11 +50,13 @@ class LiveFeatures:
     bundle : whose features are computed. The markets are the bundle's, in its order, followed by
         every other symbol that bars are observed of: a market never seen in training is scored
         too, but the bundle's own markets alone define the cross-section.
+    policy : gives the floor of a degraded market; None = the default policy.
     """
 
-    def __init__(self, bundle: LoadedBundle) -> None:
+    def __init__(self, bundle: LoadedBundle, policy: MarginPolicy | None = None) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
+        self.policy = policy
         self.interval_us = duration_us(manifest.interval)
         self.store = SeriesStore()
         self.markets = [
@@ -101,6 +104,35 @@ class LiveFeatures:
         """Close of every market in the last bar [n_markets]; NaN = no bar."""
         return self._closes
 
+    def lost_inputs(self) -> dict[str, tuple[str, ...]]:
+        """Per market that lost any: inputs that it had before and did not have in the last bar."""
+        found = {market.symbol: self.guard.watch.lost_names(row) for row, market in enumerate(self.markets)}
+        return {symbol: names for symbol, names in found.items() if names}
+
+    def retire_inputs(self, symbol: str, names: Sequence[str] | None) -> tuple[str, ...]:
+        """See :meth:`riskml.scoring.Scorer.retire_inputs`."""
+        known = symbols(self.markets)
+        if symbol not in known:
+            raise DataError(
+                f"there is no market '{symbol}'.{nearest(symbol, known)}",
+                market=symbol,
+                fix="use a symbol of Scorer.markets",
+            )
+        row = known.index(symbol)
+        lost = self.guard.watch.lost_names(row)
+        may_go = tuple(name for name in lost if not _is_of_the_bar(name))
+        wanted = may_go if names is None else tuple(names)
+        for name in wanted:
+            if name not in may_go:
+                raise DataError(
+                    f"the input '{name}' of '{symbol}' cannot be retired: "
+                    + ("without the bar there is no forecast" if name in lost else "it is not lost"),
+                    market=symbol,
+                    fix=f"what can be is {', '.join(may_go) or 'nothing'}",
+                )
+        self.guard.watch.retire(row, wanted)
+        return wanted
+
     def to_arrays(self) -> dict[str, AnyArray]:
         """Streams and memory for a saved state."""
         values, mask = self.graph.buffer.window()
@@ -108,7 +140,7 @@ class LiveFeatures:
         return (
             {f"stream/{name}": array for name, array in self.stream.state().items()}
             | {"features": values, "feature_mask": mask, "seen": self.guard.watch.seen}
-            | {"closes": self._closes}
+            | {"closes": self._closes, "lost": self.guard.watch.lost}
             | {f"good/{name}": array for name, array in vars(good).items()}
         )
 
@@ -120,6 +152,8 @@ class LiveFeatures:
         )
         self.graph.buffer.restore(arrays["features"], arrays["feature_mask"])
         self.guard.watch.seen = arrays["seen"]
+        # A state of before 0.5 has none: what is lost shows with the next bar.
+        self.guard.watch.lost = arrays.get("lost", np.zeros_like(arrays["seen"]))
         self._closes = arrays["closes"]
         good = {name: arrays[f"good/{name}"] for name in MarketOutput.__dataclass_fields__}
         self.guard.guards.last_good = MarketOutput(**good)
@@ -167,7 +201,7 @@ class LiveFeatures:
         self.reader = self._new_reader(self.markets)
         self.stream = self._new_stream(self.markets)
         self.graph = GraphStream(self.bundle, symbols(self.markets))
-        self.guard = GuardStream(self.bundle, self.markets, self.input_names)
+        self.guard = GuardStream(self.bundle, self.markets, self.input_names, self.policy)
         self._closes = np.full(len(self.markets), np.nan)
 
     def _new_stream(self, markets: list[Market]) -> FeatureStream:
@@ -237,7 +271,10 @@ class LiveFeatures:
         self.bars_since_prune = 0
         bars = min(self._reach, KEEP_BARS) * self.interval_us
         before = ts - max(max_staleness_us(self.input_names) + self.interval_us, bars)
-        self.store.prune(before, dict.fromkeys(("flows", "pegs"), min(before, ts - HISTORY)))
+        read = [table for table in TAIL if table in self.store.tables]
+        self.store.prune(
+            before, {table: keep_from(self.store, table, min(before, ts - HISTORY), ts) for table in read}
+        )
 
     def _check_clock(self, ts: int) -> None:
         if ts % self.interval_us:
@@ -275,6 +312,11 @@ class LiveFeatures:
             return market
         found = _observed_markets(self.store, interval)
         return found.get(market.symbol, market)
+
+
+def _is_of_the_bar(name: str) -> bool:
+    spec = input_spec(name)
+    return spec.table == "bars" and spec.kind == "bar"
 
 
 def _observed_markets(store: SeriesStore, interval: str) -> dict[str, Market]:

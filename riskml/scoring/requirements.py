@@ -54,6 +54,8 @@ class Scales:
     anti_procyclical: Bool1D
     """The policy's ``apc`` option raised it [n_markets]."""
     policy: MarginPolicy
+    target: Float3D
+    """``maintenance`` before its rate limit."""
     quantiles: Float2D | None = None
     """Quantiles at the controlled levels [2 (initial, maintenance), n_nu]; None = the policy's own."""
 
@@ -61,6 +63,11 @@ class Scales:
     def market_law(self) -> MarketLaw:
         """What the account law needs of them; the same for every book until the next bar."""
         return MarketLaw.make(self.forecast, self.maintenance, self.policy, self.quantiles)
+
+    @cached_property
+    def announced(self) -> Scales:
+        """The same with maintenance where it is going: its notice."""
+        return replace(self, maintenance=np.fmax(self.target, self.maintenance))
 
 
 class Requirements:
@@ -116,7 +123,13 @@ class Requirements:
         self._keep_anchors(forecast)
         quantiles = None if self.level is None else self.level.take(guarded, forecast)
         self.scales = Scales(
-            forecast, slow.sigma, slow.rate_limited, slow.anti_procyclical, self.policy, quantiles
+            forecast,
+            slow.sigma,
+            slow.rate_limited,
+            slow.anti_procyclical,
+            self.policy,
+            slow.target,
+            quantiles,
         )
         self.floors = self._make_floors(guarded, markets, self.scales, reference)
         _ = self.scales.market_law  # made at the bar's close, so that no tick waits for it
@@ -131,16 +144,19 @@ class Requirements:
         conditions: Conditions | None = None,
         liquidity_usd: Mapping[str, float] | None = None,
         remember: bool = True,
+        announced: bool = False,
     ) -> Decisions:
         """Decide on a book at ``ts``; ``remember=False`` leaves the accounts' actions as they were.
 
-        ``prices``, ``conditions`` and ``liquidity_usd`` as in :func:`riskml.risk.decisions.decide`.
+        ``announced`` asks as if maintenance had reached where its rate limit lets it go to. ``prices``,
+        ``conditions`` and ``liquidity_usd`` as in :func:`riskml.risk.decisions.decide`.
         """
         if self.scales is None:
             raise AssertionError("take a bar before deciding")
         scales = self._held_if_overdue(self.scales, ts)
 
         def under(which: Scales) -> Decisions:
+            which = which.announced if announced else which
             return decide(
                 book,
                 which.forecast,
@@ -255,6 +271,7 @@ class Requirements:
                 f"{number}/maintenance": scales.maintenance,
                 f"{number}/rate_limited": scales.rate_limited,
                 f"{number}/anti_procyclical": scales.anti_procyclical,
+                f"{number}/target": scales.target,
             }
             if scales.quantiles is not None:
                 arrays[f"{number}/quantiles"] = scales.quantiles
@@ -273,7 +290,9 @@ class Requirements:
             parts = ("maintenance", "rate_limited", "anti_procyclical")
             maintenance, limited, raised = (arrays[f"{number}/{name}"] for name in parts)
             quantiles = None if self.level is None else arrays.get(f"{number}/quantiles")
-            kept.append(Scales(forecast, maintenance, limited, raised, self.policy, quantiles))
+            # A state of before 0.5 has no target: nothing is announced until the next bar.
+            target = arrays.get(f"{number}/target", maintenance)
+            kept.append(Scales(forecast, maintenance, limited, raised, self.policy, target, quantiles))
         if self.level is not None and "level/shift" in arrays:
             prefix = "level/"
             saved = {name.removeprefix(prefix): at for name, at in arrays.items() if name.startswith(prefix)}
@@ -339,6 +358,7 @@ def _stricter(ours: Decisions, other: Decisions, accounts: Bool1D) -> Decisions:
             "risk_score",
             "action",
             "barrier_margin_usd",
+            "unrounded_usd",
         )
     }
     changes |= {name: worse(name, smaller=True) for name in ("equity_usd", "collateral_usd", "distance")}

@@ -5,6 +5,8 @@
     forecast = scorer.close_bar(ts)          # once per closed bar
     scorer.on_price("BTC", 64_210.5, ts)     # every price
     decisions = scorer.score(book)           # every account, whenever asked
+    found = scorer.check_orders(book, orders)  # before an order is taken
+    plans = scorer.deleverage(book)          # of accounts whose action is deleverage
 
 One scorer lives in one thread. Time only moves forward; nothing reads the wall clock.
 """
@@ -21,13 +23,19 @@ from riskml.arrays import AnyArray
 from riskml.errors import ContractError, DataError
 from riskml.markets import symbols
 from riskml.risk.accounts import AccountBook
+from riskml.risk.breaker import HALT, RESTRICT
+from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.collateral import Conditions
 from riskml.risk.forecast import Forecast
 from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.scoring import state
+from riskml.scoring.account_calls import AccountCalls
+from riskml.scoring.account_engine import AccountEngine
 from riskml.scoring.conditions import conditions_at, liquidity_at
+from riskml.scoring.guards import GuardedForecast
 from riskml.scoring.live import LiveFeatures
+from riskml.scoring.market_states import MarketStates, breaker_policy
 from riskml.scoring.observe import CheckedRows, Observed, check_rows
 from riskml.scoring.prices import PriceBook
 from riskml.scoring.requirements import Requirements
@@ -40,16 +48,19 @@ OF_THE_SLOT = ("bars", "marks")
 """Tables whose rows count in the slot of their ``ts`` only."""
 
 
-class Scorer:
+class Scorer(AccountCalls):
     """Forecasts and decisions of one bundle under one policy; see :meth:`load`."""
 
-    def __init__(self, bundle: LoadedBundle, policy: MarginPolicy) -> None:
+    def __init__(
+        self, bundle: LoadedBundle, policy: MarginPolicy, breaker: BreakerPolicy | str | Path | None = None
+    ) -> None:
         self.bundle = bundle
         self.policy = policy
         self.telemetry = Telemetry()
         """Counts, timers and the newest rejected rows."""
-        self._live = LiveFeatures(bundle)
+        self._live = LiveFeatures(bundle, policy)
         self._requirements = Requirements(bundle, policy)
+        self._states = MarketStates(breaker_policy(breaker, bundle.manifest.horizons))
         self._prices = PriceBook()
         self._now: int | None = None
         self._n_observed = 0
@@ -63,6 +74,7 @@ class Scorer:
         policy: MarginPolicy | str | Path | None = None,
         public_key: bytes | None = None,
         threads: int = 1,
+        breaker: BreakerPolicy | str | Path | None = None,
     ) -> Scorer:
         """Verify and load a bundle.
 
@@ -72,13 +84,16 @@ class Scorer:
         policy : margin policy or its TOML file; None = the defaults.
         public_key : raw Ed25519 key that has to have signed the bundle.
         threads : onnxruntime threads.
+        breaker : circuit breaker policy or its TOML file; None = the defaults, at the bundle's longest
+            horizon where it does not forecast the default one.
 
         Raises
         ------
         BundleError : the bundle is damaged, unsigned or of another riskml.
-        ConfigError : the policy is not usable.
+        ConfigError : a policy is not usable.
         """
-        return cls(load_bundle(path, public_key=public_key, threads=threads), MarginPolicy.load(policy))
+        bundle = load_bundle(path, public_key=public_key, threads=threads)
+        return cls(bundle, MarginPolicy.load(policy), breaker)
 
     @property
     def markets(self) -> tuple[str, ...]:
@@ -128,7 +143,7 @@ class Scorer:
         """Close the bar that ends at ``ts`` (and any skipped before it) and forecast from it.
 
         A market without a bar is a masked slot; what is missing, stale or invalid degrades its
-        market and never lowers a requirement.
+        market and never lowers a requirement. The circuit breaker steps once with every bar on the way.
 
         Raises
         ------
@@ -139,6 +154,7 @@ class Scorer:
         with self.telemetry.timed("close_bar"):
             for guarded in self._live.close(moment):
                 forecast = self._requirements.take(guarded, self._live.markets)
+                self._step_breaker(forecast, guarded)
         if forecast is None:
             raise DataError(f"no bar was closed at {format_us(moment)}")
         self._now = moment if self._now is None else max(self._now, moment)
@@ -149,6 +165,7 @@ class Scorer:
             self.telemetry.count("missing_bars", int(self._live.missing[place]), label=symbol)
         for market, degraded in zip(forecast.markets, forecast.degraded, strict=True):
             self.telemetry.count("degraded_bars", int(degraded), label=market)
+        self._count_states()
         return forecast
 
     def on_bars(self, ts: TimeLike, bars: Mapping[str, AnyArray]) -> Forecast:
@@ -192,6 +209,9 @@ class Scorer:
     def score(self, book: AccountBook, ts: TimeLike | None = None) -> Decisions:
         """Decide margin and action of every account.
 
+        Holders of a market that the circuit breaker restricts or halts find ``entries-paused`` and
+        ``market-halted`` among their reasons; neither changes a requirement or an action.
+
         Parameters
         ----------
         book : accounts with their positions and collateral. Prices that are newer than its
@@ -234,29 +254,89 @@ class Scorer:
         changed, prices = changed_book(book, prices, trades or (), shock, self.markets)
         return self._decide(changed, moment, prices, remember=False)
 
+    @property
+    def lost_inputs(self) -> dict[str, tuple[str, ...]]:
+        """Per market that lost any: the inputs it had before and did not have in the last bar.
+
+        They are what holds its requirements up; mend their source, or say that it is gone for good
+        (:meth:`retire_inputs`).
+        """
+        return self._live.lost_inputs()
+
+    def retire_inputs(self, symbol: str, names: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Declare that a market's lost inputs will not come back: a person's decision, never a timer's.
+
+        Until then the market is held up, however long ago the source ended. From the next bar on it is
+        judged by what is left, which the bundle was trained to do without. An input that comes back
+        all the same counts again. The decision is part of the saved state.
+
+        Parameters
+        ----------
+        symbol : of ``markets``.
+        names : inputs out of ``lost_inputs[symbol]``; None = all that can be retired.
+
+        Returns
+        -------
+        The retired inputs.
+
+        Raises
+        ------
+        DataError : an unknown market; an input that is not lost, or that comes with the bars themselves.
+        """
+        retired = self._live.retire_inputs(symbol, names)
+        self.telemetry.count("retired_inputs", len(retired), label=symbol)
+        return retired
+
     def save_state(self, path: str | Path) -> Path:
         """Write everything the scorer remembers to one npz file, atomically."""
-        return state.save_state(Path(path), self._live, self._requirements, self._prices, self._now)
+        return state.save_state(
+            Path(path), self._live, self._requirements, self._prices, self._states.state, self._now
+        )
 
     def load_state(self, path: str | Path) -> None:
         """Replace everything the scorer remembers by a saved state of the same bundle.
+
+        A state of before the circuit breaker has no market states: every market counts as halted until the
+        next bar closes.
 
         Raises
         ------
         BundleError : the state belongs to another bundle.
         DataError : the file is damaged; the scorer is left as it was.
         """
-        live, requirements, prices, now = state.load_state(Path(path), self.bundle, self.policy)
+        live, requirements, prices, breaker, now = state.load_state(Path(path), self.bundle, self.policy)
         self._live, self._requirements, self._prices, self._now = live, requirements, prices, now
+        self._states = MarketStates(self.breaker, breaker)
         self._cached = None
 
     def _decide(
         self, book: AccountBook, ts: int, prices: Mapping[str, float], *, remember: bool
     ) -> Decisions:
         conditions, liquidity = self._surroundings(ts)
-        return self._requirements.decide(
+        decisions = self._requirements.decide(
             book, ts, prices, conditions=conditions, liquidity_usd=liquidity, remember=remember
         )
+        self._states.add_reasons(decisions.reasons, book, ts)
+        return decisions
+
+    def _engine(self, book: AccountBook | None, ts: TimeLike | None) -> AccountEngine:
+        moment = self._moment(ts)
+        prices = self._prices.newer_than(None if book is None else book.ts)
+        return AccountEngine(self._requirements, moment, prices, *self._surroundings(moment))
+
+    def _step_breaker(self, forecast: Forecast, guarded: GuardedForecast) -> None:
+        scales = self._requirements.scales
+        if scales is None:
+            raise AssertionError("take the bar before the breaker steps")
+        self._states.take(forecast, scales.maintenance, self._live.store, guarded.told_sigma)
+
+    def _count_states(self) -> None:
+        found = self._states.state
+        if found is None:
+            return
+        for market, level in zip(found.markets, found.level.tolist(), strict=True):
+            self.telemetry.count("restricted_bars", int(level == RESTRICT), label=market)
+            self.telemetry.count("halted_bars", int(level == HALT), label=market)
 
     def _surroundings(self, ts: int) -> tuple[Conditions, dict[str, float]]:
         # As of the end of the minute: a depeg counts at once, and a stream of prices does not

@@ -1,7 +1,7 @@
 """Saving and restoring a scorer: one npz file, no pickle, written atomically.
 
 Everything that a later decision depends on is in it: the rows that wait in the store, the
-feature stream and window, what the guards and the requirements remember, and the newest
+feature stream and window, what the guards and the requirements remember, the market states and the newest
 prices. Keys are ``<part>/<name>``; ``header`` is a JSON text with the bundle's id.
 """
 
@@ -21,6 +21,7 @@ from riskml.contracts import contract
 from riskml.errors import BundleError, DataError
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.markets import Market
+from riskml.risk.breaker import BreakerState
 from riskml.risk.policy import MarginPolicy
 from riskml.scoring.live import LiveFeatures
 from riskml.scoring.prices import PriceBook
@@ -32,7 +33,12 @@ STATE_PROTOCOL = 2
 
 
 def save_state(
-    path: Path, live: LiveFeatures, requirements: Requirements, prices: PriceBook, now: int | None
+    path: Path,
+    live: LiveFeatures,
+    requirements: Requirements,
+    prices: PriceBook,
+    breaker: BreakerState | None,
+    now: int | None,
 ) -> Path:
     """Write the state of a scorer; an existing file is replaced when the new one is complete."""
     header = {
@@ -48,6 +54,7 @@ def save_state(
     arrays |= _prefixed("live", live.to_arrays())
     arrays |= _prefixed("requirements", requirements.to_arrays())
     arrays |= _prefixed("prices", prices.to_arrays())
+    arrays |= _prefixed("breaker", {} if breaker is None else breaker.to_arrays())
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -62,8 +69,10 @@ def save_state(
 
 def load_state(
     path: Path, bundle: LoadedBundle, policy: MarginPolicy
-) -> tuple[LiveFeatures, Requirements, PriceBook, int | None]:
+) -> tuple[LiveFeatures, Requirements, PriceBook, BreakerState | None, int | None]:
     """Read a state; nothing is changed when it is not usable.
+
+    The market states are None in a file of before the circuit breaker.
 
     Raises
     ------
@@ -84,7 +93,7 @@ def load_state(
                 f"{bundle.manifest.bundle_id[:12]}",
                 fix="load the bundle that wrote the state, or start from the history",
             )
-        live = LiveFeatures(bundle)
+        live = LiveFeatures(bundle, policy)
         live.set_markets([Market(symbol, venue) for symbol, venue in header["markets"]])
         live.from_arrays(_part(arrays, "live"))
         _fill_store(live.store, _part(arrays, "store"))
@@ -92,9 +101,24 @@ def load_state(
         live.bars_since_prune = int(header["bars_since_prune"])
         requirements = Requirements(bundle, policy)
         requirements.from_arrays(_part(arrays, "requirements"), live.markets)
-        return live, requirements, PriceBook.from_arrays(_part(arrays, "prices")), header["now"]
+        breaker = _breaker(path, _part(arrays, "breaker"), requirements)
+        return live, requirements, PriceBook.from_arrays(_part(arrays, "prices")), breaker, header["now"]
     except (KeyError, TypeError, IndexError) as error:
         raise _damaged(path, error) from error
+
+
+def _breaker(path: Path, arrays: Mapping[str, AnyArray], requirements: Requirements) -> BreakerState | None:
+    """The market states; None where the file has none at all."""
+    if not arrays:
+        return None
+    try:
+        state = BreakerState.from_arrays(arrays)
+    except ValueError as error:  # DataError is one
+        raise _damaged(path, error) from error
+    newest = None if requirements.forecast is None else requirements.forecast.ts
+    if state.ts != newest:
+        raise _damaged(path, DataError("its market states are not of its newest bar"))
+    return state
 
 
 def _read(path: Path) -> dict[str, AnyArray]:

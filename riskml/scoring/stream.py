@@ -16,6 +16,7 @@ import numpy as np
 from riskml.arrays import Bool1D, Bool2D, BoolND, Float1D, Float2D, Float3D, Float32ND, TimeUs
 from riskml.features.nodes import PRESENCE_INPUT
 from riskml.markets import Market, symbols
+from riskml.risk.policy import MarginPolicy
 from riskml.scoring.buffer import FeatureBuffer
 from riskml.scoring.guards import BarStatus, Bounds, GuardedForecast, Guards, InputWatch
 from riskml.scoring.session import LoadedBundle, MarketOutput
@@ -102,11 +103,19 @@ class GuardStream:
     bundle : gives the fallback law and the stressed scale.
     markets : in the order of the arrays' market axis.
     input_names : inputs whose loss degrades a market.
+    policy : gives the stressed floor; None = the default policy.
     """
 
-    def __init__(self, bundle: LoadedBundle, markets: Sequence[Market], input_names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        bundle: LoadedBundle,
+        markets: Sequence[Market],
+        input_names: Sequence[str],
+        policy: MarginPolicy | None = None,
+    ) -> None:
+        floor = (policy or MarginPolicy()).stressed_floor
         self.watch = InputWatch(input_names, markets)
-        self.guards = Guards(bundle.manifest, symbols(markets))
+        self.guards = Guards(bundle.manifest, symbols(markets), floor)
 
     def step(self, bar: RawBar) -> GuardedForecast:
         """Guard the next bar."""
@@ -119,5 +128,6 @@ class GuardStream:
     def adopt(self, old: GuardStream, n_markets: int) -> None:
         """Take over what a stream of the first ``n_markets`` markets remembered."""
         self.watch.seen[:, :n_markets] = old.watch.seen
+        self.watch.lost[:, :n_markets] = old.watch.lost
         for name, values in vars(old.guards.last_good).items():
             getattr(self.guards.last_good, name)[:n_markets] = values

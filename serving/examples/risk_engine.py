@@ -83,9 +83,18 @@ def main(bundle: Path) -> None:
         scorer.observe("bars", slot)
         scorer.close_bar(closed)
         report(scorer, book, actions)
+    check(scorer, book, symbol)
     state = scorer.save_state(Path(bundle).parent / "scorer-state.npz")
     print(f"state saved to {state}")
     print(scorer.telemetry.to_prometheus(), end="")
+
+
+def check(scorer: Scorer, book: AccountBook, symbol: str) -> None:
+    """Ask for an order of the long, and print what state its market is in."""
+    order = {"account_id": ["long"], "venue": ["sim"], "symbol": [symbol], "size": [1.0], "price": [1_000.0]}
+    found = scorer.check_orders(book, order).to_dicts()[0]
+    verdict = "allowed" if found["allowed"] else "refused"
+    print(f"{symbol} is {found['market_state']}; one more is {verdict} because {', '.join(found['reasons'])}")
 
 
 def report(scorer: Scorer, book: AccountBook, actions: dict[str, str]) -> None:

@@ -64,6 +64,42 @@ def test_a_live_scorer_says_what_the_batch_says(
         assert (~history.available[:, 1]).sum() == 3
 
 
+def test_an_operator_of_the_batch_retires_an_input_at_the_bar_where_a_live_one_would(
+    tiny_bundle: Path, lake: Lake, last_days: list[str], tmp_path: Path
+) -> None:
+    bundle = load_bundle(tiny_bundle)
+    first = to_us(last_days[-4])
+    ended = Lake(tmp_path / "ended")
+    for table in TABLES:
+        rows = lake.read(table)
+        gone = np.zeros(rows.num_rows, dtype=np.bool_)
+        if table == "funding":
+            late = rows["known_at"].cast("int64").to_numpy() > first
+            gone = late & (rows["symbol"].to_numpy() == "ETH")
+        ended.write(table, rows.filter(~gone))
+    end = first + 60 * HOUR
+    held = forecast_history(bundle, ended, first, end, guarded=True)
+    retired = forecast_history(bundle, ended, first, end, guarded=True, retire_after="12h")
+    lost = np.flatnonzero(held.degraded[:, 1])
+    assert lost.tolist() == list(range(lost[0], 60))
+    assert len(lost) > 20
+    assert np.flatnonzero(retired.degraded[:, 1]).tolist() == lost[:12].tolist()
+
+    live = warm_scorer(bundle, ended, first)
+    for row in range(1, lost[0] + 16):
+        ts = first + row * HOUR
+        for table in TABLES:
+            rows = ended.read(table, start=ts - 3 * DAY, end=ts + 1, known_by=ts)
+            fresh = rows.filter(rows["known_at"].cast("int64").to_numpy() > ts - HOUR)
+            if fresh.num_rows:
+                live.observe(table, to_columns(fresh))
+        live.close_bar(ts)
+        if row == lost[11]:
+            assert live.retire_inputs("ETH")
+        np.testing.assert_allclose(retired.sigma[row], live.forecast.sigma, rtol=1e-5, err_msg=str(row))
+    assert (retired.sigma[lost[12] :, 1] < held.sigma[lost[12] :, 1]).all()
+
+
 def test_raw_forecasts_are_what_the_graph_says_and_guards_only_raise(
     tiny_bundle: Path, lake: Lake, last_days: list[str]
 ) -> None:

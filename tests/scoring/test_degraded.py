@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from riskml.risk.reasons import REASONS
-from riskml.scoring import AccountBook, Decisions, Scorer
+from riskml.scoring import AccountBook, Decisions, MarginPolicy, Scorer
 
 from .conftest import N_HISTORY, Feed, position, slot
 
@@ -65,7 +65,8 @@ def eth_book() -> AccountBook:
 def test_no_requirement_falls_while_a_source_is_gone(
     make_warm: Callable[..., Scorer], feed: Feed, eth_book: AccountBook, broken: str
 ) -> None:
-    scorer = make_warm()
+    # The other markets' liquidity goes up and down, and what size costs with it.
+    scorer = make_warm(policy=MarginPolicy(liquidity_rate=0.0))
     before = scorer.what_if(eth_book)
     # funding may be 24 h old and open interest 36 h before they count as gone
     hours = {"missing bars": 3, "NaN bars": 3, "missing funding": 34, "missing open_interest": 40}[broken]
@@ -82,14 +83,20 @@ def test_no_requirement_falls_while_a_source_is_gone(
     assert scorer.forecast.degraded.tolist() == [False, True, False]
 
 
-def test_the_stressed_floor_holds_while_degraded(
-    make_warm: Callable[..., Scorer], feed: Feed, eth_book: AccountBook
+def test_a_dark_market_stands_on_the_stressed_scale_and_one_that_lost_an_input_on_the_policys_floor(
+    make_warm: Callable[..., Scorer], feed: Feed
 ) -> None:
-    scorer = make_warm()
-    advance(scorer, feed, range(N_HISTORY, N_HISTORY + 2), "missing bars", "ETH")
-    stressed = np.array(scorer.bundle.manifest.reference_sigma["stressed"]["*"])
-    assert (scorer.forecast.sigma[1] >= stressed).all()
-    assert scorer.forecast.degraded_reasons[1] == "missing-bar|stale-input"
+    dark = make_warm()
+    advance(dark, feed, range(N_HISTORY, N_HISTORY + 2), "missing bars", "ETH")
+    stressed = np.array(dark.bundle.manifest.reference_sigma["stressed"]["*"])
+    assert (dark.forecast.sigma[1] >= stressed).all()
+    assert dark.forecast.degraded_reasons[1] == "missing-bar|stale-input"
+    for share in (0.1, 0.9):
+        impaired = make_warm(policy=MarginPolicy(stressed_floor=share))
+        advance(impaired, feed, range(N_HISTORY, N_HISTORY + 34), "missing funding", "ETH")
+        assert impaired.forecast.degraded_reasons[1] == "stale-input"
+        assert (impaired.forecast.sigma[1] >= share * stressed).all()
+        assert (impaired.forecast.sigma[1] < stressed).any()
 
 
 def test_a_requirement_falls_again_once_the_source_is_back(

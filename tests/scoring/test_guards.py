@@ -70,21 +70,23 @@ def test_a_sound_bar_passes_unchanged_and_becomes_the_last_good_one(manifest: Ma
 
 
 @pytest.mark.parametrize(
-    ("raw", "last_good", "expected"),
+    ("raw", "last_good", "how", "expected"),
     [
         # stressed scales of the tiny bundle at 1 h, down: 0.02; the fallback is exp(-5) = 0.0067
-        (0.05, 0.03, 0.05),
-        (0.01, 0.03, 0.03),
-        (0.01, 0.012, 0.02),
-        (np.nan, 0.03, 0.03),
+        (0.05, 0.03, status(stale=True), 0.05),
+        (0.01, 0.03, status(stale=True), 0.03),
+        (0.01, 0.012, status(stale=True), 0.016),
+        (0.01, 0.012, status(missing=True), 0.02),
+        (np.nan, 0.012, status(), 0.02),
+        (np.nan, 0.03, status(), 0.03),
     ],
 )
-def test_a_degraded_market_takes_the_largest_of_graph_last_good_fallback_and_stressed(
-    manifest: Manifest, raw: float, last_good: float, expected: float
+def test_a_degraded_market_takes_the_largest_of_graph_last_good_fallback_and_floor(
+    manifest: Manifest, raw: float, last_good: float, how: BarStatus, expected: float
 ) -> None:
-    guards = Guards(manifest, ["BTC"])
+    guards = Guards(manifest, ["BTC"], stressed_floor=0.8)
     guards.step(0, output(last_good), status(), features(manifest), FINE)
-    result = guards.step(1, output(raw), status(stale=True), features(manifest), FINE)
+    result = guards.step(1, output(raw), how, features(manifest), FINE)
     assert result.output.sigma[0, 0, 0] == pytest.approx(expected)
     np.testing.assert_array_equal(guards.last_good.sigma, output(last_good).sigma)
 
