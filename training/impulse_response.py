@@ -52,9 +52,9 @@ SETTLE_H = 7 * 24
 """The response counts as settled in the last week that is followed."""
 POLICIES: Mapping[str, MarginPolicy] = {
     "default": MarginPolicy(),
+    "default, no guards": MarginPolicy(),
     "no stressed floor": MarginPolicy(stressed_floor=0.0),
-    "2 % an hour": MarginPolicy(slow_weight=0.6, stressed_floor=0.15, rate_limit_per_hour=0.019),
-    "2 % an hour, no guards": MarginPolicy(slow_weight=0.6, stressed_floor=0.15, rate_limit_per_hour=0.019),
+    "before 0.5": MarginPolicy(stressed_floor=0.5, apc="none", rate_limit_per_hour=0.25),
 }
 UNGUARDED = "no guards"
 """Part of a name that takes what the graph says: guards hold a forecast up whose inputs are out of bounds."""

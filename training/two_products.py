@@ -50,6 +50,8 @@ from riskml.scoring.session import load_bundle
 from riskml.tables.lake import Lake
 from riskml.units import DAY, HOUR, YEAR, duration_us, to_us
 
+RETIRE_AFTER = "7d"
+"""When a person says that a source is gone for good."""
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "training" / "results" / "two_products.jsonl"
 TIERS_OF = "2025-06-01"
@@ -67,8 +69,11 @@ class Part:
     """[n, n_markets, n_horizons, 2] what the graph says, as the evaluation measures it."""
     nu: Float3D
     served_sigma: FloatND
-    """After the guards, which hold scales up while a source is missing."""
+    """After the guards, which hold scales up while a source is missing; inputs lost for a week retired."""
     served_nu: Float3D
+    held_sigma: FloatND
+    """The same where nobody ever retires an input, however long ago its source ended."""
+    held_nu: Float3D
     degraded: BoolND
     """[n, n_markets] rows where the guards hold up."""
     available: BoolND
@@ -110,7 +115,10 @@ def collect(fold: Fold, folds: Path, lake: Lake) -> Part:
     markets = [every[name] for name in names]
     data = load_data(lake, markets, to_us(manifest.fit_start), end, interval="1h", horizons=manifest.horizons)
     history = forecast_history(bundle, lake, start, end, markets=names)
-    served = forecast_history(bundle, lake, start, end, markets=names, guarded=True)
+    served, held = (
+        forecast_history(bundle, lake, start, end, markets=names, guarded=True, retire_after=after)
+        for after in (RETIRE_AFTER, None)
+    )
     rows = data.between(int(history.ts[0]), int(history.ts[-1]) + 1)
     if not np.array_equal(data.ts[rows], history.ts):
         raise AssertionError("forecasts and outcomes are of the same grid of bars")
@@ -121,6 +129,8 @@ def collect(fold: Fold, folds: Path, lake: Lake) -> Part:
         nu=history.nu,
         served_sigma=served.sigma,
         served_nu=served.nu,
+        held_sigma=held.sigma,
+        held_nu=held.nu,
         degraded=np.asarray(served.degraded > 0),
         available=np.asarray(history.available, dtype=np.bool_),
         power=np.asarray(manifest.calibration_power or [1.0] * len(manifest.horizons), dtype=np.float64),
@@ -309,12 +319,14 @@ def missed(found: Mapping[str, float], aims: Mapping[str, float]) -> dict[str, f
 
 SWEEP = {
     "slow_weight": (0.4, 0.5, 0.6, 0.7, 0.8),
-    "stressed_floor": (0.0, 0.15, 0.3),
+    "stressed_floor": (0.0, 0.15, 0.22, 0.3),
     "maintenance_level": (0.995, 0.9965, 0.9975),
     "apc": ("none", "a", "b", "c"),
     "rate_limit_per_hour": (0.019, 0.25, math.inf),
 }
 DAILY_RISE = 0.6
+STATED_LEVEL = MarginPolicy().maintenance_level
+"""The level that the public surface states as default."""
 FRONT = ("average", "breach", "excess", "peak_to_trough", "one_day_rise")
 
 
@@ -336,13 +348,14 @@ def misses(found: Mapping[str, float], aims: Mapping[str, float]) -> tuple[float
     return sum(missed(found, aims).values()), found["average"]
 
 
-def choose(rows: Track, sweep: Sequence[MarginPolicy]) -> MarginPolicy:
+def choose(rows: Track, sweep: Sequence[MarginPolicy], level: float | None = None) -> MarginPolicy:
     """The setting of the smallest sum of relative misses on these rows.
 
-    Only rate limits that keep the one-day rise by construction are chosen from.
+    Only rate limits that keep the one-day rise by construction are chosen from; ``level`` fixes the level.
     """
     aims = limits({name: measures(rows, rows.margins[name]) for name in ("fhs_ewma", "fhs_slow")})
     kept = [policy for policy in sweep if (1.0 + policy.rate_limit_per_hour) ** 24 <= 1.0 + DAILY_RISE]
+    kept = [policy for policy in kept if level in (None, policy.maintenance_level)]
     return min(kept, key=lambda policy: misses(measures(rows, required(rows, [policy])), aims))
 
 
@@ -375,12 +388,19 @@ def initial_product(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
     """Breaches and averages of the fast law and of FHS per horizon, both sides, on identical test rows."""
     found = {}
     for index, horizon in enumerate(("1h", "8h", "24h")):
-        rows: dict[str, list[FloatND]] = {"riskml": [], "served": [], "fhs_ewma": [], "fhs_slow": []}
+        rows: dict[str, list[FloatND]] = {
+            "riskml": [],
+            "served": [],
+            "held": [],
+            "fhs_ewma": [],
+            "fhs_slow": [],
+        }
         moved = []
         for part in parts:
             asked = {
                 "riskml": margin_distance(part.sigma, part.nu, part.power),
                 "served": margin_distance(part.served_sigma, part.served_nu, part.power),
+                "held": margin_distance(part.held_sigma, part.held_nu, part.power),
                 **{name: part.margins[name] for name in ("fhs_ewma", "fhs_slow")},
             }
             now = part.excursion[:, :, index]
@@ -414,11 +434,14 @@ def maintenance_product(parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str
     for name, rate in tiers().items():
         points[name] = measures(rows, np.broadcast_to(rate[None, :, None], rows.moved.shape))
     points |= {json.dumps(setting(policy)): measures(rows, required(rows, [policy])) for policy in sweep}
-    chosen = []
+    chosen, at_level = [], []
     for place in range(len(parts)):
-        seen = [(part, part.calibrate, part.calibrate) for part in parts[: place + 1]]
-        chosen.append(choose(track(seen, levels), sweep))  # type: ignore[arg-type]
+        pieces = [(part, part.calibrate, part.calibrate) for part in parts[: place + 1]]
+        seen = track(pieces, levels)  # type: ignore[arg-type]
+        chosen.append(choose(seen, sweep))
+        at_level.append(choose(seen, sweep, STATED_LEVEL))
     points["walk-forward choice"] = measures(rows, required(rows, chosen, fold))
+    points["walk-forward choice, stated level"] = measures(rows, required(rows, at_level, fold))
     points["policy defaults"] = measures(rows, required(rows, [MarginPolicy()]))
     free = replace(chosen[-1], rate_limit_per_hour=math.inf)
     capped = daily_limited(required(rows, [free]), rows.hours, DAILY_RISE)
@@ -429,6 +452,9 @@ def maintenance_product(parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str
     named = [name for name in points if not name.startswith("{")]
     return {
         "limits": aims,
+        "chosen, stated level": {
+            each.data_end[:4]: setting(policy) for each, policy in zip(FOLDS, at_level, strict=True)
+        },
         "chosen": {each.data_end[:4]: setting(policy) for each, policy in zip(FOLDS, chosen, strict=True)},
         "chosen, on its fold and later": {
             each.data_end[:4]: measures(since(rows, fold >= place), required(rows, [policy]))
