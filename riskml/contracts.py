@@ -315,6 +315,12 @@ _TABLES = (
             _number("mark_price", "quote", "price at which it is valued", sign="positive"),
             _text("margin_mode", "cross or isolated"),
             _amount("isolated_margin_usd", "usd", "margin set aside for an isolated position"),
+            _number(
+                "accrued_funding_usd",
+                "usd",
+                "funding accrued and not yet settled; positive = the account receives it",
+                optional=True,
+            ),
         ),
         "date",
     ),

@@ -16,7 +16,14 @@ import numpy as np
 
 from riskml.arrays import AnyArray, Bool1D, Float1D, Int1D
 from riskml.errors import ContractError, DataError, Problem
-from riskml.risk.book_columns import account_rows, find_bad_values, find_duplicates, to_columns, typed_columns
+from riskml.risk.book_columns import (
+    account_rows,
+    find_bad_values,
+    find_duplicates,
+    funding_per_unit,
+    to_columns,
+    typed_columns,
+)
 from riskml.risk.book_columns import is_price as _is_price
 from riskml.units import to_us
 
@@ -32,6 +39,7 @@ class Positions:
     size: Float1D
     """Base units, signed; positive = long."""
     entry_price: Float1D
+    """Average entry price less the funding accrued per unit: the break-even price."""
     mark_price: Float1D
     """Price at which it is valued; NaN = unknown (then the entry price, flagged)."""
     isolated: Bool1D
@@ -110,7 +118,8 @@ class AccountBook:
         accounts : ``account_id``, ``cash_usd``; optional ``margin_mode`` ("cross"),
             ``maintenance_margin_usd`` (NaN), ``ts``.
         positions : ``account_id``, ``venue``, ``symbol``, ``size``, ``mark_price``; optional
-            ``entry_price`` (the mark price), ``margin_mode`` (the account's), ``isolated_margin_usd``.
+            ``entry_price`` (the mark price), ``margin_mode`` (the account's), ``isolated_margin_usd``,
+            ``accrued_funding_usd`` (0; funding not yet settled, positive = the account receives it).
         collateral : ``account_id``, ``chain``, ``asset``, ``amount``, ``price_usd``.
         orders : ``account_id``, ``venue``, ``symbol``, ``size``, ``price``; optional ``reduce_only``.
 
@@ -212,6 +221,7 @@ def _check_dicts(accounts: Sequence[Mapping[str, Any]], nested: Sequence[str]) -
 def _positions(account: Int1D, columns: Mapping[str, AnyArray], account_mode: AnyArray) -> Positions:
     mark = np.where(_is_price(columns["mark_price"]), columns["mark_price"], np.nan)
     entry = np.where(_is_price(columns["entry_price"]), columns["entry_price"], mark)
+    entry = entry - funding_per_unit(columns)
     mode = np.where(columns["margin_mode"] == "", account_mode[account], columns["margin_mode"])
     isolated = np.asarray(mode == "isolated", dtype=np.bool_)
     return Positions(

@@ -232,6 +232,14 @@ def _bad_numbers(tables: Mapping[str, Mapping[str, AnyArray]]) -> Iterator[_Chec
     yield "positions", "size", np.isfinite(size) & _is_beyond(size, price), f"worth less than {MAX_USD:g} USD"
     isolated = positions["isolated_margin_usd"]
     yield "positions", "isolated_margin_usd", _is_wrong(isolated), "finite and >= 0, or NaN for unknown"
+    funding = positions["accrued_funding_usd"]
+    yield "positions", "accrued_funding_usd", np.isinf(funding), "finite, or NaN for none"
+    flat = (size == 0.0) & (np.nan_to_num(funding) != 0.0)
+    yield "positions", "accrued_funding_usd", flat, "0 without a position: book it in cash_usd"
+    per_unit = funding_per_unit(positions)
+    first = np.where(is_price(entry), entry, mark)  # above 0, or the price itself is reported
+    huge = np.isfinite(per_unit) & (per_unit >= np.where(is_price(first), first, np.inf))
+    yield "positions", "accrued_funding_usd", huge, "less than the position was worth at entry"
     amount, unit = collateral["amount"], collateral["price_usd"]
     yield "collateral", "amount", ~(np.isfinite(amount) & (amount >= 0.0)), "finite and >= 0"
     yield "collateral", "price_usd", _is_wrong(unit), "finite and >= 0"
@@ -242,6 +250,15 @@ def _bad_numbers(tables: Mapping[str, Mapping[str, AnyArray]]) -> Iterator[_Chec
     yield "orders", "price", ~is_price(limit), "a positive price"
     beyond = np.isfinite(ordered) & _is_beyond(ordered, limit)
     yield "orders", "size", beyond, f"worth less than {MAX_USD:g} USD"
+
+
+def funding_per_unit(positions: Mapping[str, AnyArray]) -> Float1D:
+    """Accrued funding per unit of size, USD [n]: what the entry price is lowered by; 0 where there is none.
+
+    A long that is owed funding has in effect bought cheaper, a short that is owed it sold dearer.
+    """
+    size, funding = positions["size"], np.nan_to_num(positions["accrued_funding_usd"])
+    return np.asarray(np.divide(funding, size, out=np.zeros(len(size)), where=size != 0.0))
 
 
 def _empty_names(tables: Mapping[str, Mapping[str, AnyArray]]) -> Iterator[_Check]:
