@@ -256,7 +256,7 @@ def _short(value: object) -> object:
 def promote(options: Namespace, progress: Progress) -> Outcome:
     """Release a run's bundle, or refuse with exit code 3."""
     from riskml.bundle import MANIFEST, verify_bundle
-    from riskml.report.promote import current_release, judge, refit_problems, release
+    from riskml.report.promote import current_release, judge, refit_problems, release, same_forecasts
 
     run, models = Path(options.run_dir), Path(options.models)
     fix = "run 'riskml evaluate --bundle RUN/bundle ... --out RUN/evaluation.json' first"
@@ -271,6 +271,9 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
     judged = Path(options.fold) if options.fold else None
     now = current_release(models)
     verdict = judge(evaluation, now[1] if now else None)
+    if now and same_forecasts(manifest, verify_bundle(now[0])):
+        left = tuple(problem for problem in verdict.problems if problem.code != "not-better")
+        verdict = replace(verdict, problems=left)
     if judged is not None:
         more = refit_problems(manifest, verify_bundle(judged), evaluation)
         verdict = replace(verdict, problems=(*verdict.problems, *more))

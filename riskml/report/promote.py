@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from riskml.bundle import MANIFEST, Manifest, verify_bundle
+from riskml.bundle import MANIFEST, MARKET_GRAPH, Manifest, verify_bundle
 from riskml.errors import BundleError, DataError, Problem
 
 DECIDING = ("qlike", "log_loss")
@@ -223,6 +223,22 @@ def current_release(models: Path) -> tuple[Path, dict[str, Any]] | None:
             f"the release {folder} has no readable evaluation at {file}", fix="evaluate it"
         ) from error
     return folder, record
+
+
+FORECASTING = (
+    "feature_fingerprint", "feature_bounds", "interval", "horizons", "markets", "venues", "fit_end",
+    "data_end", "calibration_power", "reference_sigma", "fallback",
+)  # fmt: skip
+"""What forecasts follow from, beside ``market.onnx``."""
+
+
+def same_forecasts(one: Manifest, other: Manifest) -> bool:
+    """Whether two bundles forecast alike, bit by bit, and differ in account law, facts or texts alone.
+
+    Such an export again has nothing to beat: ``not-better`` does not speak against it.
+    """
+    graphs = [manifest.files[MARKET_GRAPH] for manifest in (one, other)]
+    return graphs[0] == graphs[1] and all(getattr(one, name) == getattr(other, name) for name in FORECASTING)
 
 
 def refit_problems(refit: Manifest, judged: Manifest, evaluation: Mapping[str, Any]) -> list[Problem]:

@@ -253,6 +253,43 @@ def test_promote_refuses_with_exit_code_3_and_leaves_the_release(
     assert "qlike is 0.6, the release has 0.5" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("changed", "more", "code"),
+    [
+        ({"account.onnx": b"another law"}, {}, 0),
+        ({"market.onnx": b"another forecast"}, {}, 3),
+        ({"account.onnx": b"another law"}, {"calibration_power": [1.1, 1.0, 1.0]}, 3),
+    ],
+)
+def test_an_export_again_with_the_same_forecasts_has_nothing_to_beat(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, bytes],
+    more: dict[str, Any],
+    code: int,
+) -> None:
+    models = tmp_path / "models"
+    for name, contents, fields in (("old", CONTENTS, {}), ("again", {**CONTENTS, **changed}, more)):
+        run = tmp_path / name
+        made = write_bundle(run / "bundle", contents, manifest(**fields))
+        (run / "evaluation.json").write_text(json.dumps(evaluation(made.bundle_id, 0.5, 0.1)))
+        done = cli.main(["promote", str(run), "--models", str(models), "--name", name])
+    assert done == code
+    assert (models / "RELEASE").read_text() == ("again\n" if code == 0 else "old\n")
+    assert ("no deciding metric is better" in capsys.readouterr().out) == (code == 3)
+
+
+def test_an_export_again_that_lost_its_coverage_is_refused(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name, rates in (("old", (0.005, 0.005)), ("again", (0.009, 0.009))):
+        run = tmp_path / name
+        made = write_bundle(run / "bundle", {**CONTENTS, "account.onnx": name.encode()}, manifest())
+        record = with_coverage(evaluation(made.bundle_id, 0.5, 0.1), {"1h": rates})
+        (run / "evaluation.json").write_text(json.dumps(record))
+        done = cli.main(["promote", str(run), "--models", str(models), "--name", name])
+    assert done == 3
+
+
 def test_diff_names_fields_and_files_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_bundle(tmp_path / "one", CONTENTS, manifest())
     two = write_bundle(
