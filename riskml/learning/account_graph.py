@@ -138,22 +138,15 @@ class AccountLaw(nn.Module):
         market_major = self._of_legs(sigma.permute(3, 0, 2, 1), legs)  # [side, s, h, l, a]
         down, up = market_major[0], market_major[1]
         alone = torch.where(weight >= 0.0, down, -up)
-        scale, slope, together = self._portfolio(weight, down, up, alone, self._of_legs(loadings.t(), legs))
+        scale, slope = self._portfolio(weight, down, up, alone, self._of_legs(loadings.t(), legs))
         divisor = scale.clamp(min=MIN_SCALE)
         pull = weight * slope
         share = pull / divisor[:, :, None]
         inv_nu = self._mixed_inv_nu(share, 1.0 / self._between(nu, self.nu_low, self.nu_high), legs)
         level = self._level_distance(inv_nu, quantile_table)
 
-        alone_loss = weight * alone
-        gross = alone_loss.sum(2)
-        gross_rate = (alone_loss * alone).sum(2) / gross.clamp(min=MIN_SCALE)
-        apart = (alone_loss * alone_loss).sum(2).sqrt()
         rate = (pull * slope).sum(2) / divisor
-        stressed = torch.maximum(torch.maximum(together, apart), scale)
-        margin, worst, full = self._requirements(
-            torch.stack([scale, stressed, gross]), torch.stack([rate, gross_rate, gross_rate]), level
-        )
+        margin = self._requirement(scale, rate, level)
 
         distance = _barrier(weight, leg_mm_rate.t(), buffer_ratio, slope[0])  # [h, a]
         log_survival = self._log_survival(distance**self.power, inv_nu[0])
@@ -162,8 +155,6 @@ class AccountLaw(nn.Module):
             (probability * self.until).amax(1).t(),
             (distance + self.beyond).amin(1).t(),
             margin,
-            torch.maximum(worst, margin),
-            full,
             scale.permute(2, 0, 1),
             share[0].permute(2, 1, 0),
         )
@@ -173,18 +164,18 @@ class AccountLaw(nn.Module):
         """Values per market (last axis) gathered for every leg [..., l, a]."""
         return table.index_select(-1, legs.reshape(-1)).unflatten(-1, legs.shape)
 
-    def _requirements(self, scales: Tensor, rates: Tensor, level: Tensor) -> Tensor:
-        """Losses at each level, rising over horizons [3, a, s, h, level]; see ``law.loss_at``."""
-        distance = level.permute(3, 0, 1, 2)[:, None]  # [level, 1, s, h, a]
-        argument = (rates * distance).clamp(min=-MAX_EXPONENT)
+    def _requirement(self, scale: Tensor, rate: Tensor, level: Tensor) -> Tensor:
+        """Loss at each level, rising over horizons [a, s, h, level]; see ``law.loss_at``."""
+        distance = level.permute(3, 0, 1, 2)  # [level, s, h, a]
+        argument = (rate * distance).clamp(min=-MAX_EXPONENT)
         safe = torch.where(argument.abs() < MIN_ARGUMENT, MIN_ARGUMENT, argument)
-        loss = scales * distance * ((1.0 - (-safe).exp()) / safe)
-        rising = (loss[:, :, :, None] * self.until).amax(4)  # [level, 3, s, h, a]
-        return rising.permute(1, 4, 2, 3, 0)
+        loss = scale * distance * ((1.0 - (-safe).exp()) / safe)
+        rising = (loss[:, :, None] * self.until).amax(3)  # [level, s, h, a]
+        return rising.permute(3, 1, 2, 0)
 
     def _portfolio(
         self, weight: Tensor, down: Tensor, up: Tensor, alone: Tensor, loading: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         b = loading[:, None, None]  # [k, 1, 1, l, a]
         rising, falling = b.relu(), (-b).relu()
         load_down = rising * down - falling * up
@@ -198,8 +189,7 @@ class AccountLaw(nn.Module):
         scale = ((worst * worst).sum(0) + (own_loss * own_loss).sum(2)).sqrt()
         common = (worst_down[:, :, :, None] * load_down + worst_up[:, :, :, None] * load_up).sum(0)
         slope = (common + own_loss * own) / scale.clamp(min=MIN_SCALE)[:, :, None]
-        together = torch.maximum((weight * down).sum(2), -(weight * up).sum(2))
-        return scale, slope, together
+        return scale, slope
 
     def _mixed_inv_nu(self, share: Tensor, inv_nu: Tensor, legs: Tensor) -> Tensor:
         adding = share.relu()

@@ -18,7 +18,7 @@ from riskml.learning.metric_rows import MetricRow
 from riskml.learning.protocol import COVERAGE_LEVEL, MODEL, ForecastTable
 from riskml.risk.excursion import quantile_table
 from riskml.risk.law import numpy_law, unit_loss
-from riskml.risk.margin import combine
+from riskml.risk.margin import combine, leg_extremes, stressed_loss
 from riskml.risk.policy import MarginPolicy
 from riskml.units import duration_bars
 
@@ -97,10 +97,11 @@ def requirements(
         loadings=loadings.reshape(n * n_legs, -1),
         quantile_table=table,
     )
-    margin, stressed = (values[:, 0, :, 0] for values in (law.margin_ratio, law.stressed_ratio))
-    alone = unit_loss(sigma, nu, table[0], power)  # [n, n_legs, n_horizons, 2]
-    alone = np.where(weight[:, :, None] >= 0.0, alone[..., 0], alone[..., 1])
-    gross = np.sum(np.abs(weight)[:, :, None] * alone, axis=1)
+    margin = law.margin_ratio[:, 0, :, 0]
+    unit = unit_loss(sigma, nu, table[0], power)  # [n, n_legs, n_horizons, 2]
+    parts = leg_extremes(weight[:, :, None], unit[..., 0], unit[..., 1])
+    stressed = stressed_loss(margin, *(part.sum(axis=1) for part in parts))
+    gross = np.sqrt(parts[2]).sum(axis=1)
     policy = combine(margin, stressed, gross, MarginPolicy())[0]
     return {"forecast": margin, "policy": policy, "stressed": stressed, "gross": gross}
 

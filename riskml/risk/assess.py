@@ -11,7 +11,7 @@ from riskml.arrays import Bool1D, Float1D, Float2D, Float3D, FloatND, Int1D
 from riskml.risk.excursion import MAX_DISTANCE, quantile_table
 from riskml.risk.forecast import Forecast
 from riskml.risk.law import AccountLawFn, unit_loss
-from riskml.risk.margin import combine, concentration_rate, liquidity_cost
+from riskml.risk.margin import combine, concentration_rate, leg_extremes, liquidity_cost, stressed_loss
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.pools import Legs
 from riskml.risk.sums import sum_by
@@ -138,8 +138,8 @@ class _Raw:
 
     probability: Float2D
     distance: Float2D
-    ratios: Float3D
-    """[2 (initial, maintenance), 2 (forecast, stressed), n_pools]."""
+    ratios: Float2D
+    """[2 (initial, maintenance), n_pools] margin at the forecast's correlations."""
     scale: Float1D
     share: Float1D
     top_share: Float1D
@@ -185,9 +185,9 @@ def _requirements(
     legs: Legs, raw: _Raw, gross: Float1D, market: MarketLaw, policy: MarginPolicy, liquidity_usd: Float1D
 ) -> tuple[Float2D, Binding]:
     n_pools = len(gross)
-    base, capped, stressed = combine(
-        raw.ratios[:, 0] * gross, raw.ratios[:, 1] * gross, _stand_alone_usd(legs, n_pools, market), policy
-    )
+    margin = raw.ratios * gross
+    worst = _stressed_usd(legs, margin, market)
+    base, capped, stressed = combine(margin, worst, _stand_alone_usd(legs, n_pools, market), policy)
     concentration = concentration_rate(raw.top_share, gross, policy)
     depth = liquidity_usd[legs.symbol]
     closed = np.abs(legs.net_usd)
@@ -211,12 +211,24 @@ def _requirements(
     )
 
 
+def _stressed_usd(legs: Legs, margin_usd: Float2D, market: MarketLaw) -> Float2D:
+    """At the worst of the forecast's correlations, 1 and 0 [2 (initial, maintenance), n_pools]."""
+    n_pools = margin_usd.shape[1]
+    worst = np.empty_like(margin_usd)
+    for product, unit in enumerate(market.unit_margins):
+        parts = leg_extremes(legs.net_usd, unit[legs.market, 0], unit[legs.market, 1])
+        worst[product] = stressed_loss(
+            margin_usd[product], *(sum_by(legs.pool, part, n_pools) for part in parts)
+        )
+    return worst
+
+
 def _stand_alone_usd(legs: Legs, n_pools: int, market: MarketLaw) -> Float2D:
     """Sum of what each leg needs alone [2 (initial, maintenance), n_pools].
 
     Exposure that netting within a market hid needs what its worse side does, and a leg's initial margin is
-    never below its own maintenance. Taken from the markets' own laws: the law's ``gross_ratio`` gives every
-    leg the book's mixed tail, and was up to 30 % below this sum where the tails of the legs differ.
+    never below its own maintenance. Taken from the markets' own laws: with the book's mixed tail for every
+    leg the sum was up to 30 % lower where the tails of the legs differ.
     """
     side = (legs.net_usd < 0.0).astype(np.int64)
     initial, maintenance = market.unit_margins
@@ -253,7 +265,7 @@ def _run(
     result = _Raw(
         np.zeros((n_pools, n_horizons)),
         np.full((n_pools, n_horizons), MAX_DISTANCE),
-        np.zeros((2, 2, n_pools)),
+        np.zeros((2, n_pools)),
         np.zeros(n_pools),
         np.zeros(len(weight)),
         np.zeros(n_pools),
@@ -275,8 +287,7 @@ def _run(
         result.probability[pools], result.distance[pools] = out.liquidation_probability, out.distance
         for scenario in (INITIAL, MAINTENANCE):
             at = (slice(None), scenario, market.horizons[scenario], scenario)
-            for kind, ratio in enumerate((out.margin_ratio, out.stressed_ratio)):
-                result.ratios[scenario, kind, pools] = ratio[at]
+            result.ratios[scenario, pools] = out.margin_ratio[at]
         result.scale[pools] = out.scale[:, 0, market.horizons[INITIAL]]
         upto = out.contribution[:, :, : market.horizons[INITIAL] + 1]
         result.share[leg[inside]] = upto[:, :, -1][inside]

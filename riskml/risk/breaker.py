@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskml.arrays import AnyArray, Bool1D, Bool2D, Float1D, Float3D, Int2D
+from riskml.arrays import AnyArray, Bool1D, Bool2D, Float1D, Float2D, Float3D, Int2D
 from riskml.errors import DataError
 from riskml.facts import load_facts
 from riskml.risk.breaker_policy import MARKET_STATES, SIGNALS, BreakerPolicy
@@ -43,6 +43,7 @@ _REASONS = {
     "age_h": "stale-forecast",
     "chain_stress": "chain-stress",
 }
+_SIGNAL_BITS = np.asarray([[reason_bit(_REASONS[signal])] for signal in SIGNALS], dtype=np.uint64)
 _LARGEST = {"stress": 1.0, "jump": np.inf, "age_h": np.inf, "chain_stress": 1.0}
 """Largest valid value of each signal; the smallest is 0."""
 _WORST = {"stress": np.inf, "jump": np.inf, "age_h": np.inf, "chain_stress": 1.0}
@@ -239,8 +240,14 @@ def step(previous: BreakerState | None, signals: MarketSignals, policy: BreakerP
     DataError : the signals are older than the state.
     """
     signals, on, triggered = _aligned(previous, signals)
-    called, reasons = _called(signals, policy, 1.0)
-    kept, _ = _called(signals, policy, policy.hysteresis)
+    judged = np.stack([signals.judged(name) for name in SIGNALS])
+    age_h = judged[SIGNALS.index("age_h")]
+    near = judged >= policy.hysteresis * policy.threshold_table[:, :1]
+    if not (near.any() or on.any() or signals.degraded.any()):  # most bars: nothing is called for, or was
+        reasons = np.zeros(len(signals.markets), dtype=np.uint64)
+        return BreakerState(signals.ts, signals.markets, np.zeros_like(on), triggered, reasons, age_h)
+    called, reasons = _called(signals, judged, policy, 1.0)
+    kept, _ = _called(signals, judged, policy, policy.hysteresis)
     cooling = np.zeros_like(on)
     result = np.zeros_like(on)
     for k in range(HALT - 1, -1, -1):
@@ -255,20 +262,22 @@ def step(previous: BreakerState | None, signals: MarketSignals, policy: BreakerP
     above = result & ~called
     reasons |= _bits("cool-down", np.any(above & cooling, axis=1))
     reasons |= _bits("hysteresis", np.any(above & kept, axis=1))
-    return BreakerState(signals.ts, signals.markets, result, triggered, reasons, signals.judged("age_h"))
+    return BreakerState(signals.ts, signals.markets, result, triggered, reasons, age_h)
 
 
-def _called(signals: MarketSignals, policy: BreakerPolicy, share: float) -> tuple[Bool2D, AnyArray]:
-    """States that signals call for at ``share`` of the thresholds [n_markets, 3], and why."""
-    called = np.zeros((len(signals.markets), HALT), dtype=np.bool_)
-    reasons = np.zeros(len(signals.markets), dtype=np.uint64)
-    for signal in SIGNALS:
-        above = signals.judged(signal)[:, None] >= share * policy.thresholds(signal)
-        called |= above
-        reasons |= _bits(_REASONS[signal], above[:, 0])
+def _called(
+    signals: MarketSignals, judged: Float2D, policy: BreakerPolicy, share: float
+) -> tuple[Bool2D, AnyArray]:
+    """States that signals call for at ``share`` of the thresholds [n_markets, 3], and why.
+
+    ``judged`` [n_signals, n_markets] as of :meth:`MarketSignals.judged`.
+    """
+    above = judged[:, :, None] >= share * policy.threshold_table[:, None, :]
+    called = np.any(above, axis=0)
     called[:, 0] |= signals.degraded
+    reasons = np.bitwise_or.reduce(np.where(above[:, :, 0], _SIGNAL_BITS, np.uint64(0)), axis=0)
     reasons |= _bits("degraded-forecast", signals.degraded)
-    missing = ~np.isfinite(signals.judged("stress")) | ~np.isfinite(signals.judged("jump"))
+    missing = ~np.all(np.isfinite(judged[:2]), axis=0)  # stress or jump
     reasons |= _bits("unknown-market", missing)
     return called, reasons
 
@@ -285,6 +294,8 @@ def _aligned(
             f"signals of {format_us(signals.ts)} come after the step of {format_us(previous.ts)}",
             fix="step the breaker in the order of time",
         )
+    if signals.markets == previous.markets:
+        return signals, previous.on, previous.triggered_us.copy()
     known = set(signals.markets)
     gone = [market for market in previous.markets if market not in known]
     rows = {market: row for row, market in enumerate(previous.markets)}

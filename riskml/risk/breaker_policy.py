@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from riskml.arrays import Float1D
+from riskml.arrays import Float1D, Float2D
 from riskml.errors import ConfigError, Problem, nearest
 from riskml.risk.policy_file import PolicyFile
 from riskml.units import duration_us
@@ -84,6 +84,11 @@ class BreakerPolicy(PolicyFile):
     def thresholds(self, signal: str) -> Float1D:
         """Thresholds of one of :data:`SIGNALS` [3]: watch, restrict, halt."""
         return np.asarray([getattr(self, f"{signal}_{state}") for state in MARKET_STATES[1:]])
+
+    @cached_property
+    def threshold_table(self) -> Float2D:
+        """:meth:`thresholds` of every one of :data:`SIGNALS` [n_signals, 3]."""
+        return np.stack([self.thresholds(signal) for signal in SIGNALS])
 
     @cached_property
     def leverage_shares(self) -> Float1D:

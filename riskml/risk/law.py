@@ -65,10 +65,6 @@ class LawOutput:
     """[n_accounts, n_horizons] scales to the barrier; 1e6 = cannot be reached, 0 = reached."""
     margin_ratio: FloatND
     """[n_accounts, n_scenarios, n_horizons, n_levels] loss at the level, forecast correlations."""
-    stressed_ratio: FloatND
-    """Same shape; the worst of forecast correlations, all 0 and all 1."""
-    gross_ratio: FloatND
-    """Same shape; no offsets at all: legs stand alone (their sum, to second order in z)."""
     scale: Float3D
     """[n_accounts, n_scenarios, n_horizons] portfolio scale."""
     contribution: Float3D
@@ -79,8 +75,6 @@ LAW_OUTPUTS = (
     "liquidation_probability",
     "distance",
     "margin_ratio",
-    "stressed_ratio",
-    "gross_ratio",
     "scale",
     "contribution",
 )
@@ -186,14 +180,6 @@ def account_law(
     level = level_distance(inv_nu, quantile_table, powers)
 
     rate = np.sum(weight * slope * slope, axis=1) / divisor
-    alone = np.where(weight >= 0.0, down, -up)  # a leg's own adverse scale, signed
-    alone_loss = weight * alone
-    gross = np.sum(alone_loss, axis=1)
-    gross_rate = np.sum(alone_loss * alone, axis=1) / np.maximum(gross, MIN_SCALE)
-    together = np.maximum(np.sum(weight * down, axis=1), -np.sum(weight * up, axis=1))
-    apart = np.sqrt(np.sum(alone_loss * alone_loss, axis=1))
-    stressed = np.maximum(np.maximum(together, apart), scale)
-
     distance = _barrier(leg_weight, leg_mm_rate, buffer_ratio, slope[:, :, 0])
     probability = np.where(
         distance >= MAX_DISTANCE, 0.0, np.exp(log_survival(distance**powers, 1.0 / inv_nu[:, 0]))
@@ -203,8 +189,6 @@ def account_law(
         np.maximum.accumulate(probability, axis=1),
         np.minimum.accumulate(distance, axis=1),
         np.maximum.accumulate(margin, axis=2),
-        np.maximum.accumulate(np.maximum(loss_at(stressed, gross_rate, level), margin), axis=2),
-        np.maximum.accumulate(loss_at(gross, gross_rate, level), axis=2),
         scale,
         share[:, :, 0],
     )

@@ -206,6 +206,35 @@ def combine(
     return np.maximum(blended, capped), offset_cap, raised
 
 
+def leg_extremes(
+    exposure: FloatND, long_unit: FloatND, short_unit: FloatND
+) -> tuple[FloatND, FloatND, FloatND]:
+    """What a leg adds to a book's loss at correlations 1 and 0; summed over legs for :func:`stressed_loss`.
+
+    Parameters
+    ----------
+    exposure : signed. long_unit, short_unit : what 1 USD long or short needs alone
+        (:func:`riskml.risk.law.unit_loss`), of the leg's market; all of one shape.
+
+    Returns
+    -------
+    its loss when every market falls as far as a long needs margin for, when every market rises, and the
+    square of its own loss. A hedge gains what the other side would lose.
+    """
+    falling, rising = exposure * long_unit, -exposure * short_unit
+    own = np.maximum(falling, rising)
+    return falling, rising, own * own
+
+
+def stressed_loss(margin: FloatND, falling: FloatND, rising: FloatND, squares: FloatND) -> FloatND:
+    """The worst of the forecast's correlations, all 1 and all 0.
+
+    Each of the last two is convex and homogeneous in the exposures, exactly, and the loss of one leg for one.
+    """
+    together = np.maximum(falling, rising)
+    return np.asarray(np.maximum(np.maximum(together, np.sqrt(squares)), margin))
+
+
 def concentration_rate(top_share: Float1D, gross_usd: Float1D, policy: MarginPolicy) -> Float1D:
     """Add-on fraction for a risk share of one market above ``concentration_start`` [n]."""
     room = max(1.0 - policy.concentration_start, 1e-9)

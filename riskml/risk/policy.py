@@ -35,7 +35,7 @@ class MarginPolicy(PolicyFile):
     """Least initial margin, fraction of gross position exposure."""
     offset_cap: float = 0.5
     """Most that offsets may take off the sum of the legs' stand-alone requirements."""
-    correlation_stress: float = 0.25
+    correlation_stress: float = 0.75
     """Weight of the worst of correlations 0 and 1, against the forecast's own."""
     rate_limit_per_hour: float = 0.019
     """Largest rise per hour of what maintenance asks of 1 USD alone, as a fraction; inf = none. The default

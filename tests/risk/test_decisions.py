@@ -158,7 +158,11 @@ def test_offsets_never_take_more_than_the_cap_off() -> None:
     forecast = _forecast(loadings=np.array([[0.999, 0.0], [0.999, 0.0], [0.9, 0.0]]))
     alone = sum(_decide(_account(0.0, one), forecast=forecast).initial_margin_usd[0] for one in positions)
     for cap in (0.0, 0.3, 0.6):
-        found = _decide(_account(0.0, *positions), forecast=forecast, policy=MarginPolicy(offset_cap=cap))
+        found = _decide(
+            _account(0.0, *positions),
+            forecast=forecast,
+            policy=MarginPolicy(offset_cap=cap, correlation_stress=0.0),
+        )
         # The sum of stand-alone losses is taken to second order: within 0.2 % here.
         assert found.initial_margin_usd[0] >= 0.998 * (1.0 - cap) * alone
         assert "offset-cap" in _reasons(found)
