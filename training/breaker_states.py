@@ -25,7 +25,7 @@ import numpy as np
 
 from riskml.arrays import AnyArray, BoolND, Int1D
 from riskml.backfill.forecasts import history_markets, raw_history, watched_inputs
-from riskml.learning.protocol import FOLDS, LONG_MARKETS, Fold
+from riskml.learning.protocol import FOLDS, LONG_MARKETS, RETIRE_AFTER, Fold
 from riskml.learning.runs import append_record
 from riskml.learning.walk_forward import fold_path
 from riskml.risk.breaker import BreakerState, market_signals, step
@@ -36,11 +36,10 @@ from riskml.scoring.session import load_bundle
 from riskml.scoring.stream import GuardStream
 from riskml.tables.lake import Lake
 from riskml.tables.onsets import read_onsets
-from riskml.units import HOUR, to_us
+from riskml.units import HOUR, duration_bars, to_us
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "training" / "results" / "breaker.jsonl"
-RETIRE_AFTER_BARS = 7 * 24
 WEEK_H = 7 * 24
 
 
@@ -67,11 +66,12 @@ def run(fold: Fold, folds: Path, lake: Lake, policy: BreakerPolicy) -> Course:
     requirements = Requirements(bundle, MarginPolicy())
     state: BreakerState | None = None
     silent = np.zeros(guard.watch.seen.shape, dtype=np.int64)
+    patience = duration_bars(RETIRE_AFTER, manifest.interval)
     ts, level, degraded = [], [], []
     for bar in raw_history(bundle, lake, markets, first, last):
         guarded = guard.step(bar)
         silent = np.where(guard.watch.lost, silent + 1, 0)
-        guard.watch.seen &= silent < RETIRE_AFTER_BARS
+        guard.watch.seen &= silent < patience
         forecast = requirements.take(guarded, markets)
         if requirements.scales is None:
             raise AssertionError("a bar was taken")

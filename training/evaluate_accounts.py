@@ -36,7 +36,7 @@ from riskml.learning.account_evaluation import (
     liquidation_times,
 )
 from riskml.learning.account_scoring import ScoredAccounts, score_accounts
-from riskml.learning.protocol import FOLDS, HORIZONS, LONG_MARKETS, Fold
+from riskml.learning.protocol import FOLDS, HORIZONS, LONG_MARKETS, RETIRE_AFTER, Fold
 from riskml.learning.replayed_accounts import (
     DrawnAccounts,
     calibration_row,
@@ -208,7 +208,15 @@ def replay_fold(folds: Path, fold: Fold, lake: Lake, times: int, per_time: int, 
     first, last = to_us(fold.data_end) + purge, to_us(fold.test_end) - purge
     markets = list(LONG_MARKETS)
     history, guarded = (
-        forecast_history(bundle, lake, fold.data_end, fold.test_end, markets=markets, guarded=flag)
+        forecast_history(
+            bundle,
+            lake,
+            fold.data_end,
+            fold.test_end,
+            markets=markets,
+            guarded=flag,
+            retire_after=RETIRE_AFTER,
+        )
         for flag in (False, True)
     )
     bars = opening_times(history, first, last, times, seed=seed)

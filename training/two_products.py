@@ -38,7 +38,14 @@ from riskml.arrays import BoolND, Float1D, Float3D, FloatND, Int1D, TimeUs
 from riskml.backfill.forecasts import forecast_history, history_markets
 from riskml.learning.baselines import ewma_forecast, fhs_margins, fhs_scales, tune_half_life
 from riskml.learning.evaluation_data import load_data
-from riskml.learning.protocol import FOLDS, LONG_MARKETS, EvaluationData, Fold, margin_distance
+from riskml.learning.protocol import (
+    FOLDS,
+    LONG_MARKETS,
+    RETIRE_AFTER,
+    EvaluationData,
+    Fold,
+    margin_distance,
+)
 from riskml.learning.protocol import simple_requirement as usd
 from riskml.learning.runs import append_record
 from riskml.learning.walk_forward import fold_path
@@ -50,8 +57,6 @@ from riskml.scoring.session import load_bundle
 from riskml.tables.lake import Lake
 from riskml.units import DAY, HOUR, YEAR, duration_us, to_us
 
-RETIRE_AFTER = "7d"
-"""When a person says that a source is gone for good."""
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "training" / "results" / "two_products.jsonl"
 TIERS_OF = "2025-06-01"

@@ -22,6 +22,8 @@ from riskml.risk import excursion
 from riskml.units import HOUR, duration_bars, duration_us, format_us, to_us
 
 HORIZONS = ("1h", "8h", "24h")
+RETIRE_AFTER = "7d"
+"""When a person says that a lost source is gone for good, wherever a measure is *as served*."""
 LONG_MARKETS = ("BTC", "ETH", "BNB", "XRP", "ADA", "LTC", "BCH", "DOGE", "SOL", "AVAX")
 """Markets with a history back to 2020, on which the fold table is measured."""
 COVERAGE_LEVEL = 0.995
