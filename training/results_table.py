@@ -1,4 +1,6 @@
-"""The results block of the README, rendered from the newest line of ``training/results/real_data.jsonl``.
+"""The results block of the README, rendered from recorded lines.
+
+The newest ones of ``real_data.jsonl`` and ``accounts.jsonl`` in ``training/results``.
 
     python training/results_table.py
 
@@ -14,6 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from account_rows import RECORDED_HORIZONS, comparison
+from account_targets import SOURCES, TABLE
+from targets import Line
+
+from riskml.learning.account_evaluation import LEVERAGE, RECALIBRATED, Comparison
+from riskml.learning.protocol import MODEL
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "training" / "results" / "real_data.jsonl"
 README = REPOSITORY / "README.md"
@@ -27,7 +36,12 @@ def newest_line() -> dict[str, Any]:
     return line
 
 
-def render(line: dict[str, Any]) -> str:
+def newest_accounts() -> Line:
+    """The last recorded run of ``training/evaluate_accounts.py``."""
+    return SOURCES["accounts"].newest()
+
+
+def render(line: dict[str, Any], accounts: Line) -> str:
     """Markdown between the markers, markers included."""
     steps = line["steps"]
     folds = [name.removeprefix("evaluate_") for name in steps if name.startswith("evaluate_")]
@@ -53,7 +67,7 @@ def render(line: dict[str, Any]) -> str:
             f"{build['seconds']:.0f} s. Fit, per fold: {min(fits):.0f}-{max(fits):.0f} s. "
             f"All steps: {line['seconds'] / 60:.0f} min, peak memory {line['peak_mb'] / 1024:.1f} GiB.",
             "",
-            _accounts(backfill),
+            _accounts(backfill, accounts),
             END,
         ]
     )
@@ -76,7 +90,9 @@ def _fold_rows(fold: str, step: dict[str, Any]) -> list[str]:
     ]
 
 
-def _accounts(step: dict[str, Any]) -> str:
+def _accounts(step: dict[str, Any], line: Line) -> str:
+    """What the backfill came out as, and what the accounts measure beside leverage."""
+
     def pairs(metric: str, digits: int, other: str) -> str:
         found = []
         for horizon in HORIZONS:
@@ -84,14 +100,46 @@ def _accounts(step: dict[str, Any]) -> str:
             found.append(f"{horizon} {ours:.{digits}f} / {theirs:.{digits}f}")
         return ", ".join(found)
 
+    area, loss, raw = (
+        _beside_leverage(line, metric, model)
+        for metric, model in (("auc", MODEL), ("log_loss", RECALIBRATED), ("log_loss", MODEL))
+    )
+    both = [row for row in area if row.horizon in HORIZONS]
+    reason = ""
+    if all(step[f"account_auc_{row.horizon}"] < row.value for row in both):
+        reason = (
+            " The backfill's own figures are lower: it gives markets without bars the policy's unknown "
+            "scale, takes the record's marks, which are last trades, and has accounts below maintenance too."
+        )
     return (
         "Hyperliquid accounts of 2023, scored hour by hour with the fold fitted before them: "
         f"{step['rows']:,} rows in {step['seconds']:.0f} s, {step['in_sample_rows']} of them in sample. "
         "AUC for the recorded liquidations, riskml / the venue's margin ratio: "
         f"{pairs('account_auc', 3, 'hyperliquid')}; log-loss, riskml / the base rate: "
-        f"{pairs('account_log_loss', 3, 'base_rate')}. The account level is **not won yet**: equity there is "
-        "reconstructed from last trades, and is not re-marked (see `training/LOG.md`)."
+        f"{pairs('account_log_loss', 3, 'base_rate')}. The same accounts above maintenance, re-marked, and "
+        "with the scale of their peers for markets without bars: AUC, riskml / leverage, "
+        f"{_pairs(area, 3)}; log-loss after the same one-variable recalibration {_pairs(loss, 4)}; raw "
+        f"log-loss {_pairs(raw, 4)}. The interval over accounts excludes 0 in riskml's favour "
+        f"{_clear(area)} in AUC, {_clear(loss)} in recalibrated and {_clear(raw)} in raw log-loss."
+        f"{reason} Every measure of accounts beside its aim: "
+        f"[{TABLE.name}]({TABLE.relative_to(REPOSITORY).as_posix()})."
     )
+
+
+def _beside_leverage(line: Line, metric: str, model: str) -> list[Comparison]:
+    """Riskml against leverage on the recorded accounts above maintenance, by horizon."""
+    found = line["recorded"]["comparisons"]
+    return [comparison(found, f"{metric} {model} {LEVERAGE} above all {h}", h) for h in RECORDED_HORIZONS]
+
+
+def _pairs(rows: list[Comparison], digits: int) -> str:
+    return ", ".join(f"{row.horizon} {row.value:.{digits}f} / {row.against:.{digits}f}" for row in rows)
+
+
+def _clear(rows: list[Comparison]) -> str:
+    """Horizons at which the interval of the difference excludes 0 in riskml's favour."""
+    found = [row.horizon for row in rows if row.significant]
+    return f"at {', '.join(found)}" if found else "nowhere"
 
 
 def replaced(readme: str, block: str) -> str:
@@ -114,7 +162,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="replace the block in README.md")
     options = parser.parse_args(arguments)
-    block = render(newest_line())
+    block = render(newest_line(), newest_accounts())
     print(block)
     if options.write:
         text = replaced(README.read_text(encoding="utf-8"), block)

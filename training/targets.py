@@ -14,7 +14,7 @@ import json
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,49 @@ HORIZONS = ("1h", "8h", "24h")
 SIDES = (("down", "long"), ("up", "short"))
 KINDS = ("long", "short", "mixed")
 Line = Mapping[str, Any]
-Row = tuple[str, str, str, bool | None]
-"""Measure, target, figures, whether it is met; None without a target."""
+Row = tuple[str, str, str, bool | str | None]
+"""Measure, target, figures, whether it is met; None without a target, a text where it is met in part."""
 VERDICTS = {True: "met", False: "**missed**", None: ""}
-_AT_MOST: Callable[[Any, Any], bool] = operator.le
-_AT_LEAST: Callable[[Any, Any], bool] = operator.ge
+AT_MOST: Callable[[Any, Any], bool] = operator.le
+AT_LEAST: Callable[[Any, Any], bool] = operator.ge
+BREACHES = (0.0035, 0.0065)
+"""Between which the breach rate of a 99.5 % requirement is to lie."""
+BREACHES_AIM = ".35 to .65 %"
 
 
-def newest(file: Path, contains: str = "") -> dict[str, Any]:
-    """The last line of a JSON-lines file, of those that contain a text."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if contains in line]
+def newest(file: Path, contains: str = "", *, fix: str = "run evaluate_folds.py --groups first") -> Line:
+    """The last line of a JSON-lines file, of those that contain a text.
+
+    Raises
+    ------
+    DataError : there is none; ``fix`` says what makes it.
+    """
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    lines = [line for line in text.splitlines() if contains in line]
     if not lines:
-        raise DataError(f"{file} has no line with {contains}", fix="run evaluate_folds.py --groups first")
-    found: dict[str, Any] = json.loads(lines[-1])
+        raise DataError(f"{file} has no line with {contains}", fix=fix)
+    found: Line = json.loads(lines[-1])
     return found
+
+
+def within_breaches(rates: Iterable[float]) -> bool:
+    """Whether every breach rate lies within :data:`BREACHES`."""
+    return all(BREACHES[0] <= rate <= BREACHES[1] for rate in rates)
+
+
+def table(body: Iterable[Row]) -> list[str]:
+    """Rows as lines of a Markdown table."""
+    lines = ["| measure | target | figure | |", "|---|---|---|---|"]
+    for name, target, figure, ok in body:
+        verdict = ok if isinstance(ok, str) else VERDICTS[ok]
+        lines.append(f"| {name} | {target} | {figure} | {verdict} |")
+    return lines
+
+
+def tally(body: Iterable[Row]) -> str:
+    """How many of the rows with a target meet it, in words."""
+    aimed = [row[3] for row in body if row[3] is not None]
+    return f"{sum(ok is True for ok in aimed)} of {len(aimed)} are met"
 
 
 def horizons(
@@ -52,7 +81,7 @@ def horizons(
 ) -> Row:
     """A measure with one target per horizon; ``{}`` in the key stands for the horizon."""
     values = [part[key.format(horizon)][0] for horizon in HORIZONS]
-    sign = "at most" if holds is _AT_MOST else "at least"
+    sign = "at most" if holds is AT_MOST else "at least"
     met = all(holds(value, target) for value, target in zip(values, targets, strict=True))
     return (
         name,
@@ -67,25 +96,25 @@ def size_rows(line: Line) -> Iterator[Row]:
     aims = {"2022": (0.92, 0.87, 0.88), "2023": (0.92, 0.87, 0.88)}
     for fold, part in line["folds"].items():
         targets = aims.get(fold, (0.86, 0.80, 0.81))
-        yield horizons(f"QLIKE ratio, {fold}", part, "qlike_ratio {} all both", targets, _AT_MOST, "{:.3f}")
+        yield horizons(f"QLIKE ratio, {fold}", part, "qlike_ratio {} all both", targets, AT_MOST, "{:.3f}")
     late = [line["folds"][fold] for fold in ("2024", "2025")]
     key = "qlike_ratio {} all both"
     both = {
         key.format(h): [math.sqrt(late[0][key.format(h)][0] * late[1][key.format(h)][0])] for h in HORIZONS
     }
     aim = (0.86, 0.80, 0.81)
-    yield horizons("QLIKE ratio, 2024 and 2025 together", both, key, aim, _AT_MOST, "{:.3f}")
+    yield horizons("QLIKE ratio, 2024 and 2025 together", both, key, aim, AT_MOST, "{:.3f}")
     folds = {"pooled": line["worst_market"], **line["fold_worst_market"]}
     for name, worst in (("pooled", folds.pop("pooled")), ("any fold", _worst_of(folds))):
         figures = " / ".join(f"{worst[horizon][0]} {worst[horizon][1]:.3f}" for horizon in HORIZONS)
         met = all(worst[horizon][1] <= 1.02 for horizon in HORIZONS)
         yield f"worst market outside crash weeks, {name}", "at most 1.02", figures, met
     share = "diebold_mariano_share {} all both"
-    yield horizons("Diebold-Mariano p < .05, pooled", line["pooled"], share, (0.8,) * 3, _AT_LEAST, "{:.0%}")
+    yield horizons("Diebold-Mariano p < .05, pooled", line["pooled"], share, (0.8,) * 3, AT_LEAST, "{:.0%}")
     least = {
         share.format(h): [min(part[share.format(h)][0] for part in line["folds"].values())] for h in HORIZONS
     }
-    yield horizons("Diebold-Mariano p < .05, least fold", least, share, (0.8,) * 3, _AT_LEAST, "{:.0%}")
+    yield horizons("Diebold-Mariano p < .05, least fold", least, share, (0.8,) * 3, AT_LEAST, "{:.0%}")
     for model, words in (("boosting", "all features"), ("boosting_same", "the recipe's features")):
         yield from _against(model, words, "pooled", line["models"])
         for fold, models in line["fold_models"].items():
@@ -94,7 +123,7 @@ def size_rows(line: Line) -> Iterator[Row]:
 
 def _worst_of(folds: Line) -> Line:
     """Per horizon the worst market of any fold, with the fold's name."""
-    worst: Line = {}
+    worst: dict[str, tuple[str, float]] = {}
     for horizon in HORIZONS:
         fold = max(folds, key=lambda name: folds[name][horizon][1])
         worst[horizon] = (f"{folds[fold][horizon][0]} ({fold})", folds[fold][horizon][1])
@@ -115,9 +144,9 @@ def probability_rows(line: Line) -> Iterator[Row]:
     """Liquidation at a random distance, pooled."""
     part = line["pooled"]
     loss = "log_loss_ratio {} all both"
-    yield horizons("log-loss ratio to logit(z)", part, loss, (0.905, 0.945, 0.955), _AT_MOST, "{:.3f}")
-    yield horizons("calibration error", part, "ece {} all both", (0.0015, 0.004, 0.007), _AT_MOST, "{:.4f}")
-    yield horizons("AUC", part, "auc {} all both", (0.949, 0.917, 0.906), _AT_LEAST, "{:.3f}")
+    yield horizons("log-loss ratio to logit(z)", part, loss, (0.905, 0.945, 0.955), AT_MOST, "{:.3f}")
+    yield horizons("calibration error", part, "ece {} all both", (0.0015, 0.004, 0.007), AT_MOST, "{:.4f}")
+    yield horizons("AUC", part, "auc {} all both", (0.949, 0.917, 0.906), AT_LEAST, "{:.3f}")
     slopes = [part[f"slope {horizon} all both"][0] for horizon in HORIZONS]
     figures = " / ".join(f"{value:.3f}" for value in slopes)
     yield "calibration slope", ".95 to 1.05", figures, all(0.95 <= value <= 1.05 for value in slopes)
@@ -129,13 +158,12 @@ def coverage_rows(line: Line) -> Iterator[Row]:
     for side, word in SIDES:
         rates = [part[f"breach_rate {horizon} all {side}"][0] for horizon in HORIZONS]
         figures = " / ".join(f"{value:.2%}" for value in rates)
-        met = all(0.0035 <= value <= 0.0065 for value in rates)
-        yield f"breaches, {word}, pooled", ".35 to .65 %", figures, met
+        yield f"breaches, {word}, pooled", BREACHES_AIM, figures, within_breaches(rates)
         key = f"breach_rate {{}} all {side}"
         each = [[fold[key.format(h)][0] for fold in line["folds"].values()] for h in HORIZONS]
         figures = " / ".join(f"{min(rates):.2%} to {max(rates):.2%}" for rates in each)
-        met = all(0.0035 <= value <= 0.0065 for rates in each for value in rates)
-        yield f"breaches, {word}, lowest and highest fold", ".35 to .65 %", figures, met
+        met = all(map(within_breaches, each))
+        yield f"breaches, {word}, lowest and highest fold", BREACHES_AIM, figures, met
     for horizon in ("1h", "8h"):
         shares = [part[f"kupiec_share {horizon} all {side}"][0] for side, _ in SIDES]
         figures = " / ".join(f"{value:.0%}" for value in shares)
@@ -147,7 +175,7 @@ def coverage_rows(line: Line) -> Iterator[Row]:
     yield "independence p > .05, of market-sides", "at least 95 %", f"{mean:.0%}", mean >= 0.95
     for side, word in SIDES:
         key = f"breach_rate_top_decile {{}} all {side}"
-        yield horizons(f"breaches in the top decile, {word}", part, key, (0.01,) * 3, _AT_MOST, "{:.2%}")
+        yield horizons(f"breaches in the top decile, {word}", part, key, (0.01,) * 3, AT_MOST, "{:.2%}")
     red = {h: max(part[f"rolling_red_share {h} all {side}"][0] for side, _ in SIDES) for h in HORIZONS}
     figures = " / ".join(f"{value:.1%}" for value in red.values())
     yield "rolling 250 days in the red zone, share of windows", "none", figures, not any(red.values())
@@ -165,7 +193,7 @@ def group_rows(line: Line) -> Iterator[Row]:
     yield "gain in log-loss kept on markets that no fit saw", "at least 67 %", figures, min(kept) >= 2 / 3
     for side, word in SIDES:
         key = f"breach_rate {{}} all {side}"
-        yield horizons(f"breaches there, {word}", unseen, key, (0.008,) * 3, _AT_MOST, "{:.2%}")
+        yield horizons(f"breaches there, {word}", unseen, key, (0.008,) * 3, AT_MOST, "{:.2%}")
 
 
 def warning_rows(line: Line) -> Iterator[Row]:
@@ -211,9 +239,9 @@ def book_rows(line: Line) -> Iterator[Row]:
     for metric, word in (("portfolio_breach_closes", "by closes"), ("portfolio_breach", "upper bound")):
         for kind in KINDS:
             key = f"{metric} {{}} {kind} policy"
-            yield horizons(f"breaches of books, {kind}, {word}", part, key, (0.005,) * 3, _AT_MOST, "{:.2%}")
+            yield horizons(f"breaches of books, {kind}, {word}", part, key, (0.005,) * 3, AT_MOST, "{:.2%}")
     key = "portfolio_saving {} mixed policy"
-    yield horizons("mixed books below gross", part, key, (0.30,) * 3, _AT_LEAST, "{:.0%}")
+    yield horizons("mixed books below gross", part, key, (0.30,) * 3, AT_LEAST, "{:.0%}")
 
 
 def sequence_rows(line: Line) -> Iterator[Row]:
@@ -267,23 +295,19 @@ def render(folds: Line, sequence: Line, loss: Line, seeds: Line) -> str:
         group_rows(folds), warning_rows(folds), book_rows(folds), loss_rows(loss), seed_rows(seeds),
     )  # fmt: skip
     body = [row for section in sections for row in section]
-    met = sum(row[3] is True for row in body)
-    aimed = sum(row[3] is not None for row in body)
     return "\n".join(
         [
             "# Targets and figures",
             "",
             f"Made by `python training/targets.py --write` from `folds.jsonl` ({folds['date']}, "
             f"{folds['machine']}) and `ablation.jsonl` ({sequence['date']}). Figures are at 1 / 8 / 24 h "
-            f"where there are three. {met} of {aimed} are met.",
+            f"where there are three. {tally(body)}.",
             "",
             "No bundle has seen rows that it is tested on. The recipe was chosen on the calibrate parts of "
             "all folds; the second halves of 2022, 2023 and 2024 are at once calibrate parts and test rows "
             "of the fold before.",
             "",
-            "| measure | target | figure | |",
-            "|---|---|---|---|",
-            *(f"| {name} | {target} | {figure} | {VERDICTS[ok]} |" for name, target, figure, ok in body),
+            *table(body),
             "",
         ]
     )
