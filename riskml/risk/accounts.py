@@ -46,6 +46,13 @@ class Positions:
     """True = a pool of its own that nets with nothing."""
     isolated_margin_usd: Float1D
     """Margin set aside for an isolated position; NaN = not published."""
+    funding_per_unit: Float1D
+    """Accrued funding that ``entry_price`` is less by; 0 for none."""
+
+    @property
+    def stated_entry_price(self) -> Float1D:
+        """Entry price as stated, without the accrued funding [n_positions]."""
+        return self.entry_price + self.funding_per_unit
 
     @cached_property
     def markets(self) -> tuple[list[tuple[str, str]], Int1D]:
@@ -221,7 +228,7 @@ def _check_dicts(accounts: Sequence[Mapping[str, Any]], nested: Sequence[str]) -
 def _positions(account: Int1D, columns: Mapping[str, AnyArray], account_mode: AnyArray) -> Positions:
     mark = np.where(_is_price(columns["mark_price"]), columns["mark_price"], np.nan)
     entry = np.where(_is_price(columns["entry_price"]), columns["entry_price"], mark)
-    entry = entry - funding_per_unit(columns)
+    funding = funding_per_unit(columns)
     mode = np.where(columns["margin_mode"] == "", account_mode[account], columns["margin_mode"])
     isolated = np.asarray(mode == "isolated", dtype=np.bool_)
     return Positions(
@@ -229,10 +236,11 @@ def _positions(account: Int1D, columns: Mapping[str, AnyArray], account_mode: An
         columns["venue"],
         columns["symbol"],
         columns["size"],
-        entry,
+        entry - funding,
         mark,
         isolated,
         columns["isolated_margin_usd"],
+        funding,
     )
 
 

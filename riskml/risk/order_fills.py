@@ -128,6 +128,7 @@ def _with_new(
         "mark_price": price,
         "isolated": np.asarray(mode[opening] == "isolated", dtype=np.bool_),
         "isolated_margin_usd": np.full(len(opening), np.nan),
+        "funding_per_unit": np.zeros(len(opening)),
     }
     return Positions(**{name: np.concatenate([getattr(positions, name), new[name]]) for name in new})
 
@@ -137,13 +138,16 @@ def _filled(
 ) -> tuple[Positions, Float1D]:
     """Positions with the sizes at ``place`` [n_orders] changed at the mark, and what goes to each's cash."""
     sizes, entries = positions.size.copy(), positions.entry_price.copy()
-    own = positions.isolated_margin_usd.copy()
+    own, funding = positions.isolated_margin_usd.copy(), positions.funding_per_unit.copy()
     profit = sizes[place] * (mark - entries[place])
     isolated = positions.isolated[place]
     paid = np.where(isolated, np.nan_to_num(margin), 0.0)
     stated = np.isfinite(own[place]) | (isolated & np.isfinite(margin) & (sizes[place] == 0.0))
     keeps = isolated & stated
-    sizes[place], entries[place] = size, mark
+    sizes[place], entries[place], funding[place] = size, mark, 0.0
     own[place] = np.where(keeps, np.nan_to_num(own[place]) + profit + paid, own[place])
     cash = np.where(keeps, -paid, profit)
-    return replace(positions, size=sizes, entry_price=entries, isolated_margin_usd=own), cash
+    filled = replace(
+        positions, size=sizes, entry_price=entries, isolated_margin_usd=own, funding_per_unit=funding
+    )
+    return filled, cash

@@ -115,41 +115,42 @@ _FRACTIONS = (
     "hysteresis",
     "market_stress_probability",
 )
-_NON_NEGATIVE = (
-    "floor",
-    "initial_floor",
-    "rate_limit_per_hour",
-    "adaptive_level_step",
-    "adaptive_level_max_raise",
-    "adaptive_level_max_lower",
-    "unknown_daily_scale",
-    "concentration_rate",
-    "concentration_min_usd",
-    "liquidity_rate",
-    "remote_haircut_per_hour",
-    "size_free_usd",
-    "unknown_liquidity_usd",
-    "unknown_market_liquidity_usd",
-    "chain_outage_h",
-    "cool_down_h",
-)
+_LARGEST = {
+    "floor": 1.0,
+    "initial_floor": 1.0,
+    "rate_limit_per_hour": math.inf,
+    "adaptive_level_step": 20.0,
+    "adaptive_level_max_raise": 20.0,
+    "adaptive_level_max_lower": 20.0,
+    "unknown_daily_scale": 10.0,
+    "concentration_rate": 10.0,
+    "concentration_min_usd": math.inf,
+    "liquidity_rate": 10.0,
+    "remote_haircut_per_hour": 1.0,
+    "size_free_usd": math.inf,
+    "unknown_liquidity_usd": math.inf,
+    "unknown_market_liquidity_usd": math.inf,
+    "chain_outage_h": 8_760.0,
+    "cool_down_h": math.inf,
+}
+"""Of the numbers that may not be negative; beyond, a requirement would no longer be a number."""
 
 
 def _find_problems(policy: MarginPolicy) -> list[Problem]:
     found: list[Problem] = []
     for name, low, high in (
         *((name, 0.0, 1.0) for name in _FRACTIONS),
-        *((name, 0.0, math.inf) for name in _NON_NEGATIVE),
+        *((name, 0.0, most) for name, most in _LARGEST.items()),
     ):
         value = getattr(policy, name)
         if not _is_number(value) or not low <= value <= high:
-            found.append(
-                Problem("out-of-range", f"{name} has to lie in [{low:g}, {high:g}], found {value!r}")
-            )
+            message = f"{name} has to lie in [{low:g}, {high:g}], found {value!r}"
+            found.append(Problem("out-of-range", message, "correct it, or leave it out for the default"))
     for name in ("maintenance_level", "initial_level"):
         value = getattr(policy, name)
         if not _is_number(value) or not 0.5 <= value < 1.0:
-            found.append(Problem("out-of-range", f"{name} has to lie in [0.5, 1), found {value!r}"))
+            message = f"{name} has to lie in [0.5, 1), found {value!r}"
+            found.append(Problem("out-of-range", message, "write 0.995 for 99.5 %"))
     for name in ("maintenance_horizon", "initial_horizon", "action_horizon"):
         try:
             duration_us(getattr(policy, name))
@@ -164,7 +165,8 @@ def _find_problems(policy: MarginPolicy) -> list[Problem]:
         message = f"there is no barrier '{policy.barrier}'.{nearest(str(policy.barrier), owners)}"
         found.append(Problem("bad-barrier", message, f"use one of {', '.join(owners)}"))
     if policy.apc not in ("none", "a", "b", "c"):
-        found.append(Problem("bad-apc", f"apc is none, a, b or c, found {policy.apc!r}"))
+        message = f"apc is none, a, b or c, found {policy.apc!r}"
+        found.append(Problem("bad-apc", message, 'write "none"'))
     if policy.adaptive_level not in ("off", "on"):
         found.append(
             Problem("bad-adaptive-level", f"adaptive_level is off or on, found {policy.adaptive_level!r}")

@@ -33,19 +33,29 @@ class PolicyFile:
         return cls(**values)
 
     @classmethod
-    def load(cls, source: Self | str | Path | None) -> Self:
-        """A policy from itself, a TOML file's path, or None (all defaults)."""
+    def load(cls, source: Self | Mapping[str, Any] | str | Path | None) -> Self:
+        """A policy from itself, a TOML file's path, a dict of its settings, or None (all defaults).
+
+        Raises
+        ------
+        ConfigError : no such file, no TOML, an unknown key, a value that is not usable, or something else.
+        """
         if source is None:
             return cls()
         if isinstance(source, cls):
             return source
-        path = Path(source)  # type: ignore[arg-type]  # what is left is a path
+        if isinstance(source, Mapping):
+            return cls.from_dict(source)
+        fix = f"pass a {cls.KIND} policy, the path of its TOML file, or a dict"
+        if not isinstance(source, (str, Path)):
+            raise ConfigError(f"a {type(source).__name__} is no {cls.KIND} policy", fix=fix)
+        path = Path(source)
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"there is no policy file {path}") from None
+        except (FileNotFoundError, IsADirectoryError):
+            raise ConfigError(f"there is no policy file {path}", fix=fix) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+            raise ConfigError(f"{path} is not valid TOML: {error}", fix=fix) from error
         return cls.from_dict(values)
 
     @cached_property

@@ -183,6 +183,7 @@ def _copies(book: AccountBook, mark: Float1D, account: Int1D, owner: Int1D, row:
         mark[row],
         held.isolated[row],
         held.isolated_margin_usd[row],
+        held.funding_per_unit[row],
     )
     return AccountBook(
         book.account_id[account],

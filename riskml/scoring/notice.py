@@ -42,14 +42,14 @@ class MarginNotice:
         return np.asarray(np.maximum(self.announced_usd - self.equity_usd, 0.0))
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One JSON-ready dict per account."""
+        """One JSON-ready dict per account; ``hours`` is None where the limit never lets it get there."""
         return [
             {
                 "account_id": str(self.account_id[row]),
                 "ts": format_us(self.ts),
                 "maintenance_margin_usd": float(self.maintenance_margin_usd[row]),
                 "announced_usd": float(self.announced_usd[row]),
-                "hours": float(self.hours[row]),
+                "hours": float(self.hours[row]) if np.isfinite(self.hours[row]) else None,
                 "call_usd": float(self.call_usd[row]),
             }
             for row in range(len(self.account_id))
@@ -85,7 +85,7 @@ def margin_notice(
     now, equity = asked(announced=False)
     then, _ = asked(announced=True)
     of_market = hours_to_target(scales.forecast, scales.maintenance, scales.target, requirements.policy)
-    known = dict(zip(scales.forecast.markets, np.nan_to_num(of_market).tolist(), strict=True))
+    known = dict(zip(scales.forecast.markets, np.nan_to_num(of_market, posinf=np.inf).tolist(), strict=True))
     pairs, codes = book.positions.markets
     of_pair = np.asarray([known.get(symbol, 0.0) for _, symbol in pairs])
     hours = np.zeros(len(book))

@@ -10,6 +10,7 @@ import pytest
 from riskml.errors import RiskmlError
 from riskml.risk import AccountBook, Decisions, decide
 from riskml.risk.engines import engine_names, get_engine
+from riskml.risk.reasons import reason_names
 from riskml.units import to_us
 
 from .property_cases import BARE, make_law, random_forecast
@@ -76,6 +77,17 @@ def test_every_engine_that_states_equity_counts_it(engine: str) -> None:
 def test_funding_that_cannot_be_is_refused(funding: Any, more: dict[str, Any], message: str) -> None:
     with pytest.raises(RiskmlError, match=message):
         book(funding, **more)
+
+
+@pytest.mark.parametrize("funding", [400.0, -400.0])
+def test_without_a_mark_the_stated_entry_price_stands_in_and_the_funding_counts(funding: float) -> None:
+    entry = 1_000.0
+    with_mark = book(funding, entry_price=entry, mark_price=entry)
+    without = book(funding, entry_price=entry, mark_price=None)
+    known, missing = decided(with_mark), decided(without)
+    assert missing.equity_usd[0] == known.equity_usd[0] == pytest.approx(1_000.0 + funding)
+    assert missing.initial_margin_usd[0] == known.initial_margin_usd[0]
+    assert "missing-price" in reason_names(int(missing.reasons[0]))
 
 
 def test_an_unstated_funding_is_none() -> None:

@@ -11,6 +11,7 @@ import pytest
 from riskml.errors import ConfigError, DataError
 from riskml.risk import Forecast, MarginPolicy
 from riskml.risk.actions import deleverage_plan, risk_score
+from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.collateral import chain_stress_score
 from riskml.risk.excursion import quantile
 from riskml.risk.margin import ReferenceSigma, maintenance_sigma, reference_sigma, round_up_cents
@@ -116,6 +117,9 @@ def test_a_policy_file_is_read_and_hashed(tmp_path: Path) -> None:
         ("watch_probability = 0.9", "watch <= restrict <= deleverage"),
         ("offset_cap = 2\nfloor = -1", "2 problems"),
         ("offset_cap =", "is not valid TOML"),
+        ("liquidity_rate = inf", r"liquidity_rate has to lie in \[0, 10\], found inf"),
+        ("unknown_daily_scale = nan", r"unknown_daily_scale has to lie in \[0, 10\], found nan"),
+        ("initial_floor = 1.5", r"initial_floor has to lie in \[0, 1\]"),
     ],
 )
 def test_an_unusable_policy_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -123,6 +127,24 @@ def test_an_unusable_policy_file_is_refused(tmp_path: Path, text: str, message: 
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         MarginPolicy.load(file)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (7, "a int is no margin policy"),
+        (BreakerPolicy(), "a BreakerPolicy is no margin policy"),
+        ({"offset_cpa": 0.5}, "no 'offset_cpa'"),
+        (Path("/"), "there is no policy file /"),
+    ],
+)
+def test_what_is_no_policy_is_refused(source: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MarginPolicy.load(source)  # type: ignore[arg-type]
+
+
+def test_a_policy_is_read_from_a_dict() -> None:
+    assert MarginPolicy.load({"offset_cap": 0.3}) == MarginPolicy(offset_cap=0.3)
 
 
 def test_a_missing_policy_file_is_named(tmp_path: Path) -> None:

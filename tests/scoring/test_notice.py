@@ -91,6 +91,19 @@ def test_nothing_is_announced_without_a_limit_and_nothing_is_remembered(
     assert free._requirements.actions == {}
 
 
+def test_a_limit_of_0_never_gets_there_and_says_so(
+    make_warm: Callable[..., Scorer], feed: Feed, book: AccountBook
+) -> None:
+    frozen = make_warm(policy=MarginPolicy(rate_limit_per_hour=0.0, slow_weight=0.0, stressed_floor=0.0))
+    for table in feed.tables:
+        rows = feed.rows(table, N_HISTORY)
+        frozen.observe(table, shaken(rows, "BTC") if table == "bars" else rows)
+    frozen.close_bar(slot(N_HISTORY))
+    notice = frozen.notice(book)
+    assert notice.hours[:2].tolist() == [np.inf, np.inf]
+    assert notice.to_dicts()[0]["hours"] is None
+
+
 def test_an_announcement_survives_a_restart(
     stormy: Scorer, book: AccountBook, make_warm: Callable[..., Scorer], tmp_path: Path
 ) -> None:

@@ -134,7 +134,7 @@ def current_marks(positions: Positions, prices: Mapping[str, float] | None) -> t
     quoted = live[codes] if len(pairs) else np.empty(0)
     mark = np.where(np.isnan(quoted), positions.mark_price, quoted)
     missing = np.isnan(mark)
-    return np.where(missing, positions.entry_price, mark), missing
+    return np.where(missing, positions.stated_entry_price, mark), missing
 
 
 def sum_by_account(book: AccountBook, values: Float1D) -> Float1D:
