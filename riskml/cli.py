@@ -275,6 +275,9 @@ def _add_scoring_verbs(verbs: _Verbs[_Parser]) -> None:
     backfill.add_argument("--engine", default="riskml", metavar="A,B", help="engines (default riskml)")
     _jobs(backfill)
     backfill.add_argument(
+        "--breaker", metavar="FILE", help="circuit breaker policy, TOML (default: built in)"
+    )
+    backfill.add_argument(
         "--resume", action="store_true", help="keep finished dates whose inputs are unchanged"
     )
     backfill.add_argument("--dry-run", action="store_true", help="say what would be done")

@@ -32,9 +32,7 @@ def score(options: Namespace, progress: Progress) -> Outcome:
     bundle, lake, moment = load_bundle(options.bundle), Lake(options.lake), to_us(options.at)
     book = read_book(lake, moment)
     progress("warming the scorer up from the lake")
-    scorer = warm_scorer(bundle, lake, moment)
-    if options.breaker is not None:
-        scorer.set_breaker(options.breaker)
+    scorer = warm_scorer(bundle, lake, moment, breaker=options.breaker)
     # Before score(), which remembers actions: plans and prices are of the same moment and memory.
     states = scorer.market_states_at(moment)
     extra: dict[str, Any] = {"market_states": states}

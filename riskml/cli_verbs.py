@@ -207,6 +207,7 @@ def backfill(options: Namespace, progress: Progress) -> Outcome:
         jobs=options.jobs,
         resume=options.resume,
         dry_run=options.dry_run,
+        breaker=options.breaker,
         progress=progress,
     )
     return backfill_outcome(report, Path(options.out), dry_run=options.dry_run)

@@ -80,12 +80,15 @@ def to_us_array(times: AnyArray) -> TimeUs:
 
 
 def format_us(time_us: int) -> str:
-    """The ISO form of a time, seconds precision, with ``Z``.
+    """The ISO form of a time, seconds precision, with ``Z``; beyond the year 9999 the number itself.
 
     >>> format_us(86400000000)
     '1970-01-02T00:00:00Z'
     """
-    moment = _EPOCH + timedelta(microseconds=int(time_us))
+    try:
+        moment = _EPOCH + timedelta(microseconds=int(time_us))
+    except OverflowError:  # for messages about times in other units
+        return f"{int(time_us)} us"
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from riskml.arrays import AnyArray
+from riskml.arrays import AnyArray, Bool1D, TimeUs
 from riskml.contracts import contract
 from riskml.errors import ContractError
 from riskml.features.series import SeriesStore
@@ -106,14 +106,33 @@ def last_closes(
         if part.keys["symbol"] in found:
             continue
         rows = _read(part, ("ts", "known_at", "close", "interval"), interval)
-        ts = rows["ts"].cast(pa.int64()).to_numpy()
-        # A bar counts as it stood when it closed, as in the look-up of features.
-        usable = (ts < before) & (rows["known_at"].cast(pa.int64()).to_numpy() <= ts)
-        usable &= pc.equal(rows["interval"], interval).to_numpy(zero_copy_only=False)
+        ts, usable = _in_time(rows, interval)
+        usable &= ts < before
         if usable.any():
             row = int(np.flatnonzero(usable)[np.argmax(ts[usable])])
             found[part.keys["symbol"]] = int(ts[row]), float(rows["close"][row].as_py())
     return found
+
+
+def first_closes(lake: Lake, markets: Sequence[Market], interval: str) -> dict[str, int]:
+    """Time of each market's first bar, by symbol: before it nobody can have known the market."""
+    wanted = {(market.venue, market.symbol) for market in markets}
+    parts = [part for part in lake.partitions("bars") if (part.keys["venue"], part.keys["symbol"]) in wanted]
+    found: dict[str, int] = {}
+    for part in sorted(parts, key=lambda part: part.span[0]):
+        if part.keys["symbol"] not in found:
+            ts, usable = _in_time(_read(part, ("ts", "known_at", "interval"), interval), interval)
+            if usable.any():
+                found[part.keys["symbol"]] = int(ts[usable].min())
+    return found
+
+
+def _in_time(rows: pa.Table, interval: str) -> tuple[TimeUs, Bool1D]:
+    """Times of bars, and which count: those known when they closed, as in the look-up of features."""
+    ts = rows["ts"].cast(pa.int64()).to_numpy()
+    usable = rows["known_at"].cast(pa.int64()).to_numpy() <= ts
+    usable &= pc.equal(rows["interval"], interval).to_numpy(zero_copy_only=False)
+    return ts, usable
 
 
 def _read(part: LakePartition, columns: Sequence[str] | None = None, interval: str | None = None) -> pa.Table:

@@ -20,19 +20,25 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from riskml import __version__
+from riskml.arrays import TimeUs
 from riskml.backfill.bundles import BundleChoice, choose_bundle, find_bundles
-from riskml.backfill.context import CONTEXT_TABLES, last_closes, read_context
+from riskml.backfill.context import CONTEXT_TABLES, first_closes, last_closes, read_context
 from riskml.backfill.forecasts import history_markets, raw_history
 from riskml.backfill.partition import OWN_ENGINE, DayInputs, bar_closes, day_of, score_day
 from riskml.backfill.venue_state import FHS_ENGINES, FHS_YEARS, FhsHistory
-from riskml.bundle import sha256_file
+from riskml.bundle import Manifest, sha256_file
 from riskml.errors import ConfigError, DataError, Problem, RiskmlError, nearest
 from riskml.features.inputs import INPUTS, input_tables
+from riskml.markets import Market
+from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.engines import engine_names
 from riskml.risk.policy import MarginPolicy
+from riskml.scoring.conditions import ChainStress
+from riskml.scoring.market_states import breaker_policy
 from riskml.scoring.session import load_bundle
 from riskml.scoring.stream import WARM_UP, RawBar
 from riskml.tables.lake import Lake, as_lake
@@ -103,6 +109,7 @@ class _Task:
     days: tuple[_Day, ...]
     engines: tuple[str, ...]
     policy: MarginPolicy
+    breaker: BreakerPolicy | None
 
 
 def backfill(
@@ -117,6 +124,7 @@ def backfill(
     resume: bool = False,
     dry_run: bool = False,
     policy: MarginPolicy | str | Path | None = None,
+    breaker: BreakerPolicy | str | Path | None = None,
     progress: Progress | None = None,
 ) -> BackfillReport:
     """Score the account history of a lake.
@@ -129,15 +137,17 @@ def backfill(
         of its day that lies in the range.
     engines : ``riskml`` and yardsticks.
     jobs : processes.
-    resume : skip days that are finished on the same inputs, bundle, policy and engines.
+    resume : skip days that are finished on the same inputs, bundle, policies and engines.
     dry_run : say what would be done, write nothing.
+    breaker : circuit breaker policy or its TOML file, for the reasons ``entries-paused`` and
+        ``market-halted``; None = the defaults, as in :meth:`riskml.scoring.Scorer.load`.
     progress : called with (days done, days in all, a word).
 
     Raises
     ------
     DataError : the range is empty or has no account snapshot.
     BundleError : a bundle is damaged.
-    ConfigError : an unknown engine, ``jobs`` below 1.
+    ConfigError : an unknown engine, ``jobs`` below 1, a policy that is not usable.
     """
     source = as_lake(lake)
     target = Path(out)
@@ -146,7 +156,8 @@ def backfill(
     choices = find_bundles(bundle_or_folds)
     days = _days(source, start, end)
     windows = {day: _window(day, start, end) for day in days}
-    hashes = _InputHashes(source, rules, names)
+    states = None if breaker is None else BreakerPolicy.load(breaker)
+    hashes = _InputHashes(source, rules, states, names)
     chosen = {day: choose_bundle(choices, to_us(day)) for day in days}
     keys = {day: hashes.key(day, windows[day], chosen[day]) for day in days}
     done = _finished(target, keys) if resume else {}
@@ -155,7 +166,10 @@ def backfill(
         return BackfillReport(target, tuple(days), tuple(todo), tuple(done), 0, 0)
     part = max(1, min(DAYS_PER_TASK, -(-len(todo) // jobs)))
     plans = [_Day(day, *windows[day], keys[day], chosen[day].path) for day in todo]
-    tasks = [_Task(source.path, target, path, days_of, names, rules) for path, days_of in _parts(plans, part)]
+    tasks = [
+        _Task(source.path, target, path, days_of, names, rules, states)
+        for path, days_of in _parts(plans, part)
+    ]
     written: list[str] = []
     problems: list[Problem] = []
     rows = seen = 0
@@ -223,8 +237,10 @@ def _window(day: str, start: TimeLike | None, end: TimeLike | None) -> tuple[int
 class _InputHashes:
     """Identity of everything that a day's rows depend on."""
 
-    def __init__(self, lake: Lake, policy: MarginPolicy, engines: tuple[str, ...]) -> None:
-        self._lake = lake
+    def __init__(
+        self, lake: Lake, policy: MarginPolicy, breaker: BreakerPolicy | None, engines: tuple[str, ...]
+    ) -> None:
+        self._lake, self._breaker = lake, breaker
         self._fixed = [__version__, policy.policy_hash, *engines]
         self._accounts = {
             (table, part.date): part.path for table in ACCOUNT_TABLES for part in lake.partitions(table)
@@ -234,8 +250,10 @@ class _InputHashes:
         self._years = FHS_YEARS if set(FHS_ENGINES) & set(engines) else 1
 
     def key(self, day: str, window: tuple[int, int], choice: BundleChoice) -> str:
-        """sha256 over bundle, policy, engines, the day's account files and the market files before it."""
-        texts = [*self._fixed, choice.manifest.bundle_id, str(window), self._market_hash(day[:4])]
+        """sha256 over bundle, policies, engines, the day's account files and the market files before it."""
+        breaker = breaker_policy(self._breaker, choice.manifest.horizons)
+        texts = [*self._fixed, choice.manifest.bundle_id, breaker.policy_hash, str(window)]
+        texts.append(self._market_hash(day[:4]))
         for table in ACCOUNT_TABLES:
             path = self._accounts.get((table, day))
             texts.append(sha256_file(path) if path is not None else "")
@@ -322,12 +340,15 @@ def run_task(task: _Task) -> Iterator[dict[str, Any]]:
         for table in ("positions", "orders")
         for symbol in lake.read(table, start=first, end=last, columns=["symbol"])["symbol"].to_pylist()
     }
-    markets = tuple(history_markets(bundle, lake, [name for name in traded if name in held]))
-    context = read_context(lake, first, last)
+    wanted = history_markets(bundle, lake, [name for name in traded if name in held])
+    markets, listed = _by_listing(lake, wanted, bundle.manifest)
+    warm = first - duration_us(WARM_UP)  # the breaker steps on chain stress from there on
+    context = read_context(lake, warm, last)
+    stress = ChainStress(context)
     history = FhsHistory(lake, markets, bundle.manifest.interval, task.engines)
     bars = raw_history(bundle, lake, markets, first, last)
     window: deque[RawBar] = deque()
-    older = last_closes(lake, markets, bundle.manifest.interval, first - duration_us(WARM_UP) + 1)
+    older = last_closes(lake, markets, bundle.manifest.interval, warm + 1)
     closes = {symbol: close for symbol, (_, close) in older.items()}
     for day in task.days:
         midnight = to_us(day.name)
@@ -343,9 +364,34 @@ def run_task(task: _Task) -> Iterator[dict[str, Any]]:
             else:
                 closes |= bar_closes(bar, markets)
         inputs = DayInputs(
-            bundle, choice, markets, tuple(window), context, task.policy, task.engines, history, dict(closes)
+            bundle,
+            choice,
+            markets,
+            tuple(window),
+            context,
+            task.policy,
+            task.engines,
+            history,
+            dict(closes),
+            task.breaker,
+            stress,
+            listed,
         )
         yield _write_day(lake, task, day, inputs)
+
+
+def _by_listing(
+    lake: Lake, markets: Sequence[Market], manifest: Manifest
+) -> tuple[tuple[Market, ...], TimeUs]:
+    """The bundle's markets, always known, then the others by their first bar, and when that was."""
+    n_own = len(manifest.markets)
+    first = first_closes(lake, markets[n_own:], manifest.interval)
+    others = sorted(
+        (market for market in markets[n_own:] if market.symbol in first),
+        key=lambda market: (first[market.symbol], market.symbol),
+    )
+    begun = [*[0] * n_own, *(first[market.symbol] for market in others)]
+    return (*markets[:n_own], *others), np.array(begun, dtype=np.int64)
 
 
 def _write_day(lake: Lake, task: _Task, day: _Day, inputs: DayInputs) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Whatever runs a backfill, on one machine or many, calls :func:`score_day` and writes what it
 returns; nothing is carried from one day to the next, so days can be done in any order, again,
-or in parallel and come out the same. The guards and the slow maintenance scale are warmed up
-over the week before the day. Hysteresis of actions starts anew each day.
+or in parallel and come out the same. The guards, the slow maintenance scale and the circuit breaker of
+markets are warmed up over the week before the day. Hysteresis of actions starts anew each day.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from riskml.arrays import TimeUs
 from riskml.backfill.bundles import BundleChoice
 from riskml.backfill.forecasts import watched_inputs
 from riskml.backfill.venue_state import FhsHistory, venue_state
@@ -22,12 +23,14 @@ from riskml.contracts import contract
 from riskml.features.series import SeriesStore
 from riskml.markets import Market, symbols
 from riskml.risk.accounts import AccountBook
+from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.engines import get_engine
 from riskml.risk.engines.interface import VenueState
 from riskml.risk.outcome import ACTIONS, Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.reasons import reason_names
-from riskml.scoring.conditions import conditions_at, liquidity_at
+from riskml.scoring.conditions import ChainStress, conditions_at, liquidity_at
+from riskml.scoring.market_states import MarketStates, breaker_policy
 from riskml.scoring.requirements import Requirements
 from riskml.scoring.session import LoadedBundle
 from riskml.scoring.stream import GuardStream, RawBar
@@ -59,6 +62,19 @@ class DayInputs:
     """Distances of the engines that simulate history; None = they ask for the whole notional."""
     closes: Mapping[str, float] = field(default_factory=dict)
     """Last close of each symbol before the first of ``bars``, however old."""
+    breaker: BreakerPolicy | None = None
+    """Judges the states of markets, which riskml's own rows name in their reasons; None = the defaults."""
+    chain_stress: ChainStress | None = None
+    """Of ``context``, shared by days that warm up on the same bars; None = one of the day's own."""
+    listed_us: TimeUs | None = None
+    """[n_markets] ascending, when each of ``markets`` had its first bar; before it nothing is known of it, as
+    in a live scorer. None = all are known."""
+
+    def known_at(self, ts: int) -> int:
+        """How many of the markets had a bar by ``ts``, microseconds."""
+        if self.listed_us is None:
+            return len(self.markets)
+        return int(np.searchsorted(self.listed_us, ts, side="right"))
 
 
 def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
@@ -70,13 +86,19 @@ def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
     """
     guard = GuardStream(inputs.bundle, inputs.markets, watched_inputs(inputs.bundle), inputs.policy)
     requirements = Requirements(inputs.bundle, inputs.policy)
+    states = MarketStates(breaker_policy(inputs.breaker, inputs.bundle.manifest.horizons))
+    stress = inputs.chain_stress or ChainStress(inputs.context)
     parts: list[dict[str, Any]] = []
     place = 0
     closes = dict(inputs.closes)
     for ts, book in read_books(lake, start, end):
         while place < len(inputs.bars) and inputs.bars[place].ts <= ts:
             bar = inputs.bars[place]
-            requirements.take(guard.step(bar), inputs.markets)
+            n_known = inputs.known_at(bar.ts)
+            guarded = guard.step(bar).of_first(n_known)
+            requirements.take(guarded, inputs.markets[:n_known])
+            if OWN_ENGINE in inputs.engines:
+                states.take_bar(requirements, guarded, stress)
             closes |= bar_closes(bar, inputs.markets)
             place += 1
         if requirements.forecast is None or not len(book):
@@ -92,6 +114,7 @@ def score_day(lake: Lake, start: int, end: int, inputs: DayInputs) -> pa.Table:
         state = venue_state(inputs.context, closes, ts, inputs.history)
         for engine in inputs.engines:
             if engine == OWN_ENGINE:
+                states.add_reasons(decisions.reasons, book, ts)
                 parts.append(own_rows(decisions, in_sample))
             else:
                 parts.append(engine_rows(engine, book, decisions, ts, state))

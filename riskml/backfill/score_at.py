@@ -13,6 +13,7 @@ from riskml.errors import DataError
 from riskml.features.evaluate import lookback_bars
 from riskml.features.fine import bar_lengths
 from riskml.features.inputs import input_tables, max_staleness_us
+from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.outcome import Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.scoring.conditions import HISTORY
@@ -31,6 +32,7 @@ def score_at(
     at: TimeLike,
     *,
     policy: MarginPolicy | str | Path | None = None,
+    breaker: BreakerPolicy | str | Path | None = None,
 ) -> Decisions:
     """Decide on the accounts as they stood at ``at``, from what was known then.
 
@@ -39,6 +41,7 @@ def score_at(
     bundle : loaded, or its folder.
     lake : market history and accounts.
     at : time of the decision; the last bar that had closed by then is the forecast's.
+    policy, breaker : as of :meth:`riskml.scoring.Scorer.load`.
 
     Raises
     ------
@@ -48,12 +51,17 @@ def score_at(
     loaded = bundle if isinstance(bundle, LoadedBundle) else load_bundle(bundle)
     moment = to_us(at)
     book = read_book(source, moment)
-    scorer = warm_scorer(loaded, source, moment, policy=policy)
+    scorer = warm_scorer(loaded, source, moment, policy=policy, breaker=breaker)
     return scorer.score(book, moment)
 
 
 def warm_scorer(
-    bundle: LoadedBundle, lake: Lake, at: int, *, policy: MarginPolicy | str | Path | None = None
+    bundle: LoadedBundle,
+    lake: Lake,
+    at: int,
+    *,
+    policy: MarginPolicy | str | Path | None = None,
+    breaker: BreakerPolicy | str | Path | None = None,
 ) -> Scorer:
     """A scorer that has observed the lake's rows known by ``at`` and closed the last bar before it.
 
@@ -64,7 +72,7 @@ def warm_scorer(
     ------
     DataError : the lake has no bar that the scorer could close.
     """
-    scorer = Scorer(bundle, MarginPolicy.load(policy))
+    scorer = Scorer(bundle, MarginPolicy.load(policy), breaker)
     manifest = bundle.manifest
     bar_us = duration_us(manifest.interval)
     last_bar = at - at % bar_us

@@ -101,6 +101,7 @@ def requirements(
     unit = unit_loss(sigma, nu, table[0], power)  # [n, n_legs, n_horizons, 2]
     parts = leg_extremes(weight[:, :, None], unit[..., 0], unit[..., 1])
     stressed = stressed_loss(margin, *(part.sum(axis=1) for part in parts))
+    stressed = np.maximum.accumulate(stressed, axis=1)  # as in the engine, no longer horizon asks for less
     gross = np.sqrt(parts[2]).sum(axis=1)
     policy = combine(margin, stressed, gross, MarginPolicy())[0]
     return {"forecast": margin, "policy": policy, "stressed": stressed, "gross": gross}

@@ -105,7 +105,7 @@ class AccountBook:
     collateral: Collateral
     orders: Orders
     ts: int | None = None
-    """Time of the snapshot, microseconds UTC; None where unknown."""
+    """Time of the snapshot, microseconds UTC, the oldest of its accounts'; None where one is unknown."""
 
     def __len__(self) -> int:
         return len(self.account_id)
@@ -246,9 +246,10 @@ def _positions(account: Int1D, columns: Mapping[str, AnyArray], account_mode: An
 
 def _snapshot_ts(accounts: Mapping[str, Any]) -> int | None:
     times = accounts.get("ts")
-    if times is None or len(times) == 0 or times[0] is None:
+    if times is None or len(times) == 0 or any(time is None for time in times):
         return None
-    return max(to_us(time) for time in times)
+    # Of the oldest: what is newer re-marks every account, and an old one is not made fresh by another.
+    return min(to_us(time) for time in times)
 
 
 def encode(first: AnyArray, second: AnyArray) -> tuple[list[tuple[str, str]], Int1D]:

@@ -94,13 +94,20 @@ class MarketLaw:
         )
 
     @cached_property
+    def unit_losses(self) -> tuple[FloatND, FloatND]:
+        """Per product, what 1 USD loses alone [n_horizons up to the product's, n_markets + 1, 2 sides]."""
+        initial, maintenance = (
+            np.moveaxis(
+                unit_loss(self.sigma[product], self.nu[product], self.quantiles[product], self.power), 1, 0
+            )[: self.horizons[product] + 1]
+            for product in (INITIAL, MAINTENANCE)
+        )
+        return initial, maintenance
+
+    @cached_property
     def unit_margins(self) -> Float3D:
         """What 1 USD needs alone [2 (initial, maintenance), n_markets + 1, 2 (long, short)]."""
-        losses = [
-            unit_loss(self.sigma[scenario], self.nu[scenario], self.quantiles[scenario], self.power)
-            for scenario in (INITIAL, MAINTENANCE)
-        ]
-        return np.stack([loss[:, at] for loss, at in zip(losses, self.horizons[:2], strict=True)])
+        return np.stack([losses[-1] for losses in self.unit_losses])
 
 
 @dataclass(frozen=True)
@@ -214,12 +221,12 @@ def _requirements(
 def _stressed_usd(legs: Legs, margin_usd: Float2D, market: MarketLaw) -> Float2D:
     """At the worst of the forecast's correlations, 1 and 0 [2 (initial, maintenance), n_pools]."""
     n_pools = margin_usd.shape[1]
-    worst = np.empty_like(margin_usd)
-    for product, unit in enumerate(market.unit_margins):
-        parts = leg_extremes(legs.net_usd, unit[legs.market, 0], unit[legs.market, 1])
-        worst[product] = stressed_loss(
-            margin_usd[product], *(sum_by(legs.pool, part, n_pools) for part in parts)
-        )
+    worst = margin_usd.copy()
+    for product, losses in enumerate(market.unit_losses):
+        for unit in losses:  # a hedge gains more over a longer horizon: the shorter ones count as well
+            parts = leg_extremes(legs.net_usd, unit[legs.market, 0], unit[legs.market, 1])
+            sums = (sum_by(legs.pool, part, n_pools) for part in parts)
+            worst[product] = stressed_loss(worst[product], *sums)
     return worst
 
 

@@ -51,22 +51,34 @@ def to_columns(table: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def typed_columns(table: str, data: Mapping[str, Any]) -> dict[str, AnyArray]:
-    """Typed columns of one table, optional ones filled in; no data at all is a table without rows."""
+def typed_columns(
+    table: str, data: Mapping[str, Any], extra: Mapping[str, str] | None = None
+) -> dict[str, AnyArray]:
+    """Typed columns of one table, optional ones filled in; no data at all is a table without rows.
+
+    ``extra`` has the kinds of optional columns beside those of the contract.
+    """
+    if not isinstance(data, Mapping):
+        raise ContractError(
+            f"{table} have to be columns by name, found a {type(data).__name__}",
+            table=table,
+            fix="pass a dict of arrays, one value per row",
+        )
     if not data:
         data = {name: [] for name in _REQUIRED[table]}
-    _check_names(table, data)
-    size = len(data["account_id"])
-    columns: dict[str, AnyArray] = {}
-    for column in contract(table).columns:
-        if column.kind in ("time", "int") or column.name == "order_id":
-            continue
-        raw = data.get(column.name)
-        columns[column.name] = _column(table, column.name, column.kind, raw, size)
-    return columns
+    kinds: dict[str, str] = {
+        column.name: column.kind
+        for column in contract(table).columns
+        if column.kind not in ("time", "int") and column.name != "order_id"
+    }
+    kinds |= extra or {}
+    _check_names(table, data, (*contract(table).column_names, *(extra or ())))
+    ids = data["account_id"]
+    size = len(ids) if _is_column(ids) else 0
+    return {name: _column(table, name, kind, data.get(name), size) for name, kind in kinds.items()}
 
 
-def _check_names(table: str, data: Mapping[str, Any]) -> None:
+def _check_names(table: str, data: Mapping[str, Any], known: Sequence[str]) -> None:
     problems = [
         Problem(
             "missing-column",
@@ -77,7 +89,6 @@ def _check_names(table: str, data: Mapping[str, Any]) -> None:
         for name in _REQUIRED[table]
         if name not in data
     ]
-    known = contract(table).column_names
     free = [name for name in known if name not in data]
     for name in data:
         alike = [] if name in known else difflib.get_close_matches(str(name), free, 1, _LOOKS_LIKE)
@@ -95,19 +106,28 @@ def _check_names(table: str, data: Mapping[str, Any]) -> None:
 
 
 def _column(table: str, name: str, kind: str, raw: Any, size: int) -> AnyArray:
-    if raw is None:
+    if raw is None and name != "account_id":
         default: Any = {"text": _default_text(table, name), "bool": False}.get(kind, np.nan)
         return np.full(size, default, dtype={"text": object, "bool": np.bool_}.get(kind, np.float64))
-    if isinstance(raw, str) or not hasattr(raw, "__len__"):
-        raise ContractError(f"column '{name}' has to be an array, found {raw!r}", table=table)
+    if not _is_column(raw):
+        fix = "pass one value per row"
+        raise ContractError(f"column '{name}' has to be an array, found {raw!r}", table=table, fix=fix)
     if len(raw) != size:
-        raise ContractError(f"column '{name}' has {len(raw)} rows; account_id has {size}", table=table)
+        fix = f"pass {size} values"
+        raise ContractError(
+            f"column '{name}' has {len(raw)} rows; account_id has {size}", table=table, fix=fix
+        )
     if kind == "text":
         fallback = _default_text(table, name)
         text = np.empty(size, dtype=object)
         text[:] = [fallback if _is_null(item) else str(item) for item in raw]
         return text
     return _booleans(table, name, raw, size) if kind == "bool" else _numbers(table, name, raw, size)
+
+
+def _is_column(raw: Any) -> bool:
+    """One value per row, as far as that can be seen without looking at them; a text is one value."""
+    return not isinstance(raw, (str, bytes)) and hasattr(raw, "__len__") and getattr(raw, "ndim", 1) > 0
 
 
 def _is_null(item: Any) -> bool:
@@ -120,7 +140,12 @@ def _booleans(table: str, name: str, raw: Any, size: int) -> Bool1D:
         if _is_null(item):
             continue
         if not isinstance(item, (bool, np.bool_)):  # the text "False" is true
-            raise ContractError(f"column '{name}' has to be a boolean, found {item!r}", table=table, row=row)
+            raise ContractError(
+                f"column '{name}' has to be a boolean, found {item!r}",
+                table=table,
+                row=row,
+                fix="write True or False",
+            )
         values[row] = bool(item)
     return values
 
@@ -138,7 +163,10 @@ def _numbers(table: str, name: str, raw: Any, size: int) -> Float1D:
             values[row] = np.nan if item is None else float(item)
         except (TypeError, ValueError, OverflowError):
             raise ContractError(
-                f"column '{name}' has to be a number, found {item!r}", table=table, row=row
+                f"column '{name}' has to be a number, found {item!r}",
+                table=table,
+                row=row,
+                fix="write a number, without quotes",
             ) from None
     return values
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,9 @@ _REASONS = {
     "chain_stress": "chain-stress",
 }
 _SIGNAL_BITS = np.asarray([[reason_bit(_REASONS[signal])] for signal in SIGNALS], dtype=np.uint64)
-_LARGEST = {"stress": 1.0, "jump": np.inf, "age_h": np.inf, "chain_stress": 1.0}
-"""Largest valid value of each signal; the smallest is 0."""
-_WORST = {"stress": np.inf, "jump": np.inf, "age_h": np.inf, "chain_stress": 1.0}
+_LARGEST = np.asarray([[1.0], [np.inf], [np.inf], [1.0]])
+"""Largest valid value of each signal [n_signals, 1]; the smallest is 0."""
+_WORST = np.asarray([[np.inf], [np.inf], [np.inf], [1.0]])
 """What a missing one counts as. A chain's stress never halts by default, missing or not."""
 
 
@@ -79,12 +80,17 @@ class MarketSignals:
             if found != (len(self.markets),):
                 raise DataError(f"the signal {name} has shape {found}; ({len(self.markets)},) is required")
 
-    def judged(self, signal: str) -> Float1D:
-        """One of ``SIGNALS`` with what is missing or out of range at its worst [n_markets]."""
-        values = np.asarray(getattr(self, signal), dtype=np.float64)
+    @cached_property
+    def judged_table(self) -> Float2D:
+        """All of ``SIGNALS`` with what is missing or out of range at its worst [n_signals, n_markets]."""
+        values = np.stack([getattr(self, signal) for signal in SIGNALS]).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            usable = (values >= 0.0) & (values <= _LARGEST[signal])
-        return np.where(usable, values, _WORST[signal])
+            usable = (values >= 0.0) & (values <= _LARGEST)
+        return np.where(usable, values, _WORST)
+
+    def judged(self, signal: str) -> Float1D:
+        """The row of one signal in :attr:`judged_table` [n_markets]."""
+        return np.asarray(self.judged_table[SIGNALS.index(signal)])
 
 
 def market_signals(
@@ -240,14 +246,13 @@ def step(previous: BreakerState | None, signals: MarketSignals, policy: BreakerP
     DataError : the signals are older than the state.
     """
     signals, on, triggered = _aligned(previous, signals)
-    judged = np.stack([signals.judged(name) for name in SIGNALS])
-    age_h = judged[SIGNALS.index("age_h")]
-    near = judged >= policy.hysteresis * policy.threshold_table[:, :1]
+    age_h = signals.judged("age_h")
+    near = signals.judged_table >= policy.hysteresis * policy.threshold_table[:, :1]
     if not (near.any() or on.any() or signals.degraded.any()):  # most bars: nothing is called for, or was
         reasons = np.zeros(len(signals.markets), dtype=np.uint64)
         return BreakerState(signals.ts, signals.markets, np.zeros_like(on), triggered, reasons, age_h)
-    called, reasons = _called(signals, judged, policy, 1.0)
-    kept, _ = _called(signals, judged, policy, policy.hysteresis)
+    called, kept = (_called(signals, policy, share) for share in (1.0, policy.hysteresis))
+    reasons = _reasons(signals, policy)
     cooling = np.zeros_like(on)
     result = np.zeros_like(on)
     for k in range(HALT - 1, -1, -1):
@@ -265,21 +270,22 @@ def step(previous: BreakerState | None, signals: MarketSignals, policy: BreakerP
     return BreakerState(signals.ts, signals.markets, result, triggered, reasons, age_h)
 
 
-def _called(
-    signals: MarketSignals, judged: Float2D, policy: BreakerPolicy, share: float
-) -> tuple[Bool2D, AnyArray]:
-    """States that signals call for at ``share`` of the thresholds [n_markets, 3], and why.
-
-    ``judged`` [n_signals, n_markets] as of :meth:`MarketSignals.judged`.
-    """
-    above = judged[:, :, None] >= share * policy.threshold_table[:, None, :]
+def _called(signals: MarketSignals, policy: BreakerPolicy, share: float) -> Bool2D:
+    """States that signals call for at ``share`` of the thresholds [n_markets, 3]."""
+    above = signals.judged_table[:, :, None] >= share * policy.threshold_table[:, None, :]
     called = np.any(above, axis=0)
     called[:, 0] |= signals.degraded
-    reasons = np.bitwise_or.reduce(np.where(above[:, :, 0], _SIGNAL_BITS, np.uint64(0)), axis=0)
+    return np.asarray(called)
+
+
+def _reasons(signals: MarketSignals, policy: BreakerPolicy) -> AnyArray:
+    """Bits of the signals that call for a state [n_markets]."""
+    judged = signals.judged_table
+    above = judged >= policy.threshold_table[:, :1]
+    reasons = np.bitwise_or.reduce(np.where(above, _SIGNAL_BITS, np.uint64(0)), axis=0)
     reasons |= _bits("degraded-forecast", signals.degraded)
     missing = ~np.all(np.isfinite(judged[:2]), axis=0)  # stress or jump
-    reasons |= _bits("unknown-market", missing)
-    return called, reasons
+    return np.asarray(reasons | _bits("unknown-market", missing))
 
 
 def _aligned(

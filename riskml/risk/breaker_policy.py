@@ -70,7 +70,9 @@ class BreakerPolicy(PolicyFile):
     step_fraction: float = 0.25
     """Largest step, as a share of the position that the plan starts from."""
     step_liquidity: float = 0.05
-    """Largest step, as a share of the market's liquidity (open interest or depth) where that is given."""
+    """Largest step, as a share of the market's liquidity (open interest or depth). Where none is known it is
+    of the margin policy's ``unknown_market_liquidity_usd``, and no less than ``step_fraction`` squared of the
+    position and ``min_step_usd``: not knowing a market is no reason for hundreds of steps."""
     min_step_usd: float = 1_000.0
     """Steps are not cut into less than this, so that small positions close at once (dYdX v4: 1,000 USDC)."""
     closing_cost: float = 0.0005

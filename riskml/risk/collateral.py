@@ -56,6 +56,11 @@ class Conditions:
     asset_liquidity_usd: Mapping[str, float] = field(default_factory=dict)
     """Per asset, what its own market can absorb, USD; absent = the policy's ``unknown_liquidity_usd``."""
 
+    def peg_value_usd(self, asset: str) -> float:
+        """Redemption value of a pegged asset where it is known, else its market price; NaN = neither."""
+        redemption = self.redemption_usd.get(asset, math.nan)
+        return self.peg_price_usd.get(asset, math.nan) if math.isnan(redemption) else redemption
+
 
 @dataclass(frozen=True)
 class Valuation:
@@ -224,7 +229,6 @@ class _HoldingFacts:
         elif symbol:
             loss = math.nan if margin_loss is None else float(margin_loss[min(market, len(margin_loss) - 1)])
             remote += transfer_haircut(loss, transfer_h, policy)
-        redemption = conditions.redemption_usd.get(asset, math.nan)
         return cls(
             haircut=home,
             remote_haircut=remote,
@@ -232,7 +236,7 @@ class _HoldingFacts:
             symbol=symbol,
             live_symbol=symbol if fact is not None and fact.get("live_price", False) else "",
             pegged=pegged,
-            peg_price=conditions.peg_price_usd.get(asset, math.nan) if math.isnan(redemption) else redemption,
+            peg_price=conditions.peg_value_usd(asset),
             unknown=fact is None,
             chain_stress=stress,
             stale_chain=is_stale_chain(chain, conditions, ts),
@@ -246,8 +250,11 @@ class _HoldingFacts:
 
 
 def is_stale_chain(chain: str, conditions: Conditions, ts: int) -> bool:
-    """Whether the newest data about a chain is older than its staleness limit; of unknown age it is."""
-    age = float(conditions.chain_age_us.get(chain, 0.0))
+    """Whether the newest data about a chain is older than its staleness limit; of unknown age it is.
+
+    Where any chain is watched, one that nothing is known of (a misspelt name, say) is of unknown age.
+    """
+    age = float(conditions.chain_age_us.get(chain, np.nan if conditions.chain_age_us else 0.0))
     return math.isnan(age) or age > staleness_us(chain, ts)
 
 

@@ -10,11 +10,14 @@ reasons and actions. How odd input is treated:
 - a position without a mark: its entry price; reason ``missing-price``;
 - unpriced collateral or an unknown asset: worth nothing (policy); reasons say so;
 - an isolated position: a pool of its own, which nets with nothing; the account's probability is
-  that of its likeliest pool, its requirement the sum over pools;
+  that of its likeliest pool, its requirement the sum over pools, and whether that is met is asked of every
+  pool by itself (:mod:`riskml.risk.shortfall`);
 - moving collateral: a long leg of its value; of all assessments with and without each such asset
   (the five largest of a pool) the best one counts, so that adding collateral never hurts;
 - collateral on a chain of which nothing new is known: sets off no position that settles elsewhere, in the
   initial requirement alone (:mod:`riskml.risk.settlement`); reason ``stale-chain``;
+- profit that a venue pays in a stablecoin below its peg, of an account with positions that settle in
+  something else: at its value (:mod:`riskml.risk.settled_profit`); reason ``peg-deviation``;
 - open orders: their worst fills raise the initial margin alone (:mod:`riskml.risk.orders`), also of an
   account without a position; reason ``open-orders``;
 - an exposure that is not finite at a live price: DataError.
@@ -43,6 +46,7 @@ from riskml.risk.explain import (
     Scene,
     add_actions,
     add_book_reasons,
+    add_equity_reasons,
     add_market_reasons,
     add_pool_reasons,
     contributions,
@@ -55,7 +59,9 @@ from riskml.risk.orders import OrderMargin, order_margin
 from riskml.risk.outcome import ACTIONS, Contributions, Decisions
 from riskml.risk.policy import MarginPolicy
 from riskml.risk.pools import Legs, Pools, Rows, collateral_variants, make_pools, make_rows, net_legs
+from riskml.risk.settled_profit import settle_profit
 from riskml.risk.settlement import withheld_value
+from riskml.risk.shortfall import find_shortfalls
 from riskml.risk.sums import sum_by
 
 __all__ = ["ACTIONS", "Conditions", "Contributions", "Decisions", "decide"]
@@ -127,7 +133,7 @@ def decide(
         conditions=conditions,
         liquidity_usd=liquidity_usd,
     )
-    legs, pools = start.net_legs(start.rows), start.pools
+    book, legs, pools = start.book, start.net_legs(start.rows), start.pools
     full = assess(legs, pools.equity_usd, start.known_usd, market_law, law, policy, start.depth_usd)
     best = _best_of_variants(full, start, law)
     scene = Scene(
@@ -138,13 +144,17 @@ def decide(
     unwithheld = best.requirement_usd[INITIAL]
     best = _without_stale_chains(best, start, book, orders, law)
     usd = np.stack([*best.requirement_usd, unwithheld])
-    return _outcome(scene, full, best, usd, adding, start.barrier, ts, bundle_id, previous or {}, notes or {})
+    return _outcome(scene, full, best, usd, adding, start, ts, bundle_id, previous or {}, notes or {})
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A book, valued and split into pools: what every assessment of it starts from."""
 
+    book: AccountBook
+    """Without profit that is withheld (:mod:`riskml.risk.settled_profit`)."""
+    withheld_profit_usd: Float1D
+    """[n_accounts]."""
     policy: MarginPolicy
     market: MarketLaw
     symbols: Mapping[str, int]
@@ -180,7 +190,7 @@ def prepare(
     liquidity_usd: Mapping[str, float] | None = None,
 ) -> Prepared:
     """Value a book and split it into pools; parameters and errors are those of :func:`decide`."""
-    live = prices or {}
+    live, known_conditions = prices or {}, conditions or Conditions()
     mark, missing = current_marks(book.positions, live)
     symbols = _symbols(book, forecast)
     valuation = value_collateral(
@@ -188,10 +198,14 @@ def prepare(
         symbols,
         live,
         policy,
-        conditions or Conditions(),
+        known_conditions,
         ts,
         margin_loss=market_law.unit_margins[INITIAL, :, 0],
         liquidity_usd=liquidity_usd,
+    )
+    account, n_accounts = book.collateral.account, len(book)
+    book, withheld = settle_profit(
+        book, mark, known_conditions, ts, lambda: sum_by(account, valuation.value_usd, n_accounts)
     )
     pools = make_pools(book, mark, valuation)
     _check_finite(book, pools, valuation)
@@ -200,7 +214,21 @@ def prepare(
     rows = make_rows(pools, of_pair[codes] if len(pairs) else codes, valuation, book.collateral.account)
     depth = market_liquidity((*symbols, ""), liquidity_usd)
     known, barrier = _barriers(book, pools, mark, prices, policy, ts)
-    return Prepared(policy, market_law, symbols, mark, missing, valuation, pools, rows, depth, known, barrier)
+    return Prepared(
+        book,
+        withheld,
+        policy,
+        market_law,
+        symbols,
+        mark,
+        missing,
+        valuation,
+        pools,
+        rows,
+        depth,
+        known,
+        barrier,
+    )
 
 
 def _symbols(book: AccountBook, forecast: Forecast) -> dict[str, int]:
@@ -371,7 +399,7 @@ def _outcome(
     best: Assessment,
     requirement_usd: Float2D,
     adding: Bool1D,
-    barrier: AnyArray,
+    start: Prepared,
     ts: int,
     bundle_id: str,
     previous: Mapping[str, tuple[int, int]],
@@ -389,25 +417,18 @@ def _outcome(
     np.maximum.at(probability, pools.account, best.probability)
     np.minimum.at(distance, pools.account, best.distance)
     exposed = pools.by_account(pools.gross_usd, n_accounts) > 0.0
-    ruined = ~exposed & (equity < 0.0)
-    probability[ruined], distance[ruined] = 1.0, 0.0
+    lacking = find_shortfalls(pools, requirement_usd, n_accounts)
+    probability[lacking.ruined], distance[lacking.ruined] = 1.0, 0.0
 
     reasons = np.zeros(n_accounts, dtype=np.uint64)
     open_to = exposed | (pools.by_account(adding.astype(np.float64), n_accounts) > 0.0)
-    add_book_reasons(reasons, scene, equity, maintenance, exposed, ts)
-    flag(reasons, "equity-below-initial", open_to & (equity < initial))
+    below = (open_to & (lacking.initial_usd > 0.0), exposed & (lacking.maintenance_usd > 0.0))
+    add_equity_reasons(reasons, lacking.owes, *below)
+    flag(reasons, "peg-deviation", start.withheld_profit_usd > 0.0)
+    add_book_reasons(reasons, scene, exposed, ts)
     add_pool_reasons(reasons, scene, full, adding)
     stressed = add_market_reasons(reasons, scene, notes)
-    action = add_actions(
-        reasons,
-        scene,
-        probability,
-        open_to & (equity < initial),
-        exposed & (equity < maintenance),
-        stressed,
-        ts,
-        previous,
-    )
+    action = add_actions(reasons, scene, probability, *below, stressed, ts, previous)
     return Decisions(
         account_id=book.account_id,
         ts=ts,
@@ -422,9 +443,12 @@ def _outcome(
         action=action,
         reasons=reasons,
         contributions=contributions(scene, full, n_accounts),
-        barrier=barrier,
+        barrier=start.barrier,
         barrier_margin_usd=pools.by_account(best.barrier_usd, n_accounts),
         unrounded_usd=unrounded,
+        initial_shortfall_usd=lacking.initial_usd,
+        maintenance_shortfall_usd=lacking.maintenance_usd,
+        initial_spare_usd=lacking.spare_usd,
         policy_hash=scene.policy.policy_hash,
         bundle_id=bundle_id,
     )

@@ -20,19 +20,20 @@ for a stale chain (:mod:`riskml.risk.settlement`): a feed that falls silent stop
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from riskml.arrays import Bool1D, Float1D, Int1D
-from riskml.errors import ConfigError, DataError, nearest
+from riskml.errors import ConfigError, DataError, Problem, nearest
 from riskml.risk.accounts import AccountBook
 from riskml.risk.actions import DELEVERAGE
 from riskml.risk.breaker_policy import BreakerPolicy
 from riskml.risk.deleverage_search import Cut, Meter, find_cuts
 from riskml.risk.engines.interface import current_marks
+from riskml.risk.policy import MarginPolicy
 from riskml.risk.pool_books import (
     Pool,
     PoolBook,
@@ -104,6 +105,7 @@ def deleverage_plans(
     prices: Mapping[str, float] | None = None,
     liquidity_usd: Mapping[str, float] | None = None,
     accounts: Sequence[str] | None = None,
+    unknown_liquidity_usd: float = MarginPolicy.unknown_market_liquidity_usd,
 ) -> list[DeleveragePlan]:
     """Plans for the pools that miss the target, of the accounts whose action is ``deleverage``.
 
@@ -111,17 +113,26 @@ def deleverage_plans(
     ----------
     score : the engine: ``decide`` with all but the book given, at the same prices.
     prices : live prices by ``symbol`` or ``venue:symbol``.
-    liquidity_usd : per symbol; not given = only ``step_fraction`` bounds a step.
+    liquidity_usd : per symbol, as for :func:`riskml.risk.decisions.decide`. A market that it lacks, or has
+        NaN for, is of unknown liquidity (reason ``unknown-liquidity``). None = nobody asks what closing does
+        to a market, and only ``step_fraction`` bounds a step.
     accounts : look at these instead, whatever their action.
+    unknown_liquidity_usd : liquidity of a market of which none is known; the margin policy's
+        ``unknown_market_liquidity_usd``.
 
     Raises
     ------
-    DataError : an account that is not in the book, a liquidity that is negative or NaN.
+    DataError : accounts that are no list of names, one that is not in the book, a negative liquidity.
     ConfigError : the policy's horizon is not scored.
     """
     for symbol, usd in (liquidity_usd or {}).items():
-        if not usd >= 0.0:
+        if usd < 0.0:
             raise DataError(f"a liquidity has to be >= 0, found {usd}", market=symbol, fix="leave it out")
+    if not unknown_liquidity_usd >= 0.0:
+        raise DataError(
+            f"unknown_liquidity_usd has to be >= 0, found {unknown_liquidity_usd}",
+            fix="pass MarginPolicy.unknown_market_liquidity_usd",
+        )
     chosen, rows = select_accounts(book, _chosen(book, score, accounts))
     if not len(chosen):
         return []
@@ -135,7 +146,7 @@ def deleverage_plans(
     pools = split_pools(chosen, mark, whole.collateral_usd)
     ordered = score(pools.book)
     plain = score(without_orders(pools.book)) if len(pools.book.orders.size) else ordered
-    meter = Meter(score, policy, liquidity_usd or {})
+    meter = Meter(score, policy, liquidity_usd, unknown_liquidity_usd)
     short = (meter.gap(pools.book, ordered) > 0.0) | (meter.gap(pools.book, plain) > 0.0)
     held = np.zeros(len(pools.book), dtype=np.bool_)
     held[pools.book.positions.account[pools.book.positions.size != 0.0]] = True
@@ -145,15 +156,28 @@ def deleverage_plans(
 def _chosen(book: AccountBook, score: Score, accounts: Sequence[str] | None) -> Int1D:
     if accounts is None:
         return np.flatnonzero(score(book).action == DELEVERAGE)
+    if isinstance(accounts, str) or not isinstance(accounts, Iterable):
+        raise DataError(
+            f"accounts have to be a list of account ids, found {accounts!r}",
+            table="accounts",
+            fix=f"write [{accounts!r}]",
+        )
+    chosen = list(accounts)
     places = {str(name): row for row, name in enumerate(book.account_id)}
-    for name in accounts:
-        if name not in places:
-            raise DataError(
-                f"account '{name}' is not in the book.{nearest(name, places)}",
-                table="accounts",
-                fix="use an account of the book",
-            )
-    return np.asarray([places[name] for name in dict.fromkeys(accounts)], dtype=np.int64)
+    problems = [
+        Problem(
+            "unknown-account",
+            f"account {name!r} is not in the book.{nearest(str(name), places)}",
+            "use an account of the book",
+            "accounts",
+            row=row,
+        )
+        for row, name in enumerate(chosen)
+        if not isinstance(name, str) or name not in places
+    ]
+    if problems:
+        raise DataError.from_problems(problems, "the accounts are not usable")
+    return np.asarray([places[name] for name in dict.fromkeys(chosen)], dtype=np.int64)
 
 
 _TARGETS = {
@@ -219,6 +243,8 @@ def _step_reasons(cut: Cut, leg: int, target: str) -> list[str]:
         names.append("size-against-liquidity")
     elif cut.by_fraction[leg]:
         names.append("step-limit")
+    if cut.unknown[leg]:
+        names.append("unknown-liquidity")
     return names
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from riskml.arrays import Bool1D, Float1D, Float2D
 from riskml.risk.accounts import AccountBook
 from riskml.risk.breaker_policy import BreakerPolicy
+from riskml.risk.margin import market_liquidity
 from riskml.risk.outcome import Decisions
 from riskml.risk.pool_books import Pool, Score
 
@@ -34,7 +35,10 @@ class Meter:
 
     score: Score
     policy: BreakerPolicy
-    liquidity_usd: Mapping[str, float]
+    liquidity_usd: Mapping[str, float] | None
+    """Per symbol; None = what closing does to a market is not asked."""
+    unknown_liquidity_usd: float
+    """Of a market that ``liquidity_usd`` lacks."""
 
     def gap(self, book: AccountBook, decisions: Decisions) -> Float1D:
         """What is missing [n_accounts], USD or probability; <= 0 where the target holds.
@@ -71,6 +75,8 @@ class Cut:
     """[n_positions] the policy's fraction bounds it."""
     by_liquidity: Bool1D
     """[n_positions] the market's liquidity does."""
+    unknown: Bool1D
+    """[n_positions] that liquidity is not known."""
     restores: bool = False
     """After it the target holds."""
 
@@ -99,11 +105,15 @@ class _Search:
     def __init__(self, pool: Pool, meter: Meter) -> None:
         self._pool, self._meter = pool, meter
         policy, usd = meter.policy, pool.notional_usd
-        depth = [meter.liquidity_usd.get(str(name), np.inf) for name in pool.book.positions.symbol]
+        known = market_liquidity([str(name) for name in pool.book.positions.symbol], meter.liquidity_usd)
+        self._unknown = np.isnan(known)
+        depth = np.where(self._unknown, meter.unknown_liquidity_usd, known)
         safe = np.where(usd > 0.0, usd, 1.0)
         with np.errstate(over="ignore"):
             self._fraction = np.maximum(policy.step_fraction, policy.min_step_usd / safe)
-            self._liquidity = policy.step_liquidity * np.nan_to_num(np.asarray(depth), posinf=1e300) / safe
+            liquidity = policy.step_liquidity * np.nan_to_num(depth, posinf=1e300) / safe
+            least = np.maximum(policy.step_fraction**2, policy.min_step_usd / safe)
+        self._liquidity = np.where(self._unknown, np.maximum(liquidity, least), liquidity)
         self._held = usd > 0.0
 
     def gaps(self, closed: Float2D) -> Float1D:
@@ -136,11 +146,11 @@ class _Search:
         cut = np.zeros(len(closed))
         if helps[best]:
             cut[legs[best]] = allowed[legs[best]]
-            return Cut(cut, False, by_fraction, by_liquidity)
+            return Cut(cut, False, by_fraction, by_liquidity, self._unknown)
         if missing - gaps[-2] <= RELIEF:
             return None
         cut[legs] = left[legs] * (allowed[legs] / left[legs]).min()
-        return Cut(cut, True, by_fraction, by_liquidity)
+        return Cut(cut, True, by_fraction, by_liquidity, self._unknown)
 
     def _uncovers(self, trial: Float2D) -> Bool1D:
         """Where a variant is nearer to liquidation than the last one [n_variants]: it has lost a hedge.

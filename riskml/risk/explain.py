@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Bool1D, Float1D, Int1D
+from riskml.arrays import AnyArray, Bool1D, Int1D
 from riskml.risk.accounts import AccountBook
 from riskml.risk.actions import choose_actions
 from riskml.risk.assess import Assessment, MarketLaw
@@ -50,20 +50,20 @@ def flag(reasons: AnyArray, name: str, mask: Bool1D, account: Int1D | None = Non
         reasons[np.unique(account[mask])] |= bit
 
 
-def add_book_reasons(
-    reasons: AnyArray,
-    scene: Scene,
-    equity: Float1D,
-    maintenance: Float1D,
-    exposed: Bool1D,
-    ts: int,
+def add_equity_reasons(
+    reasons: AnyArray, owes: Bool1D, below_initial: Bool1D, below_maintenance: Bool1D
 ) -> None:
+    """What an account lacks in any of its pools (:mod:`riskml.risk.shortfall`); all [n_accounts]."""
+    flag(reasons, "negative-equity", owes)
+    flag(reasons, "equity-below-initial", below_initial)
+    flag(reasons, "equity-below-maintenance", below_maintenance)
+
+
+def add_book_reasons(reasons: AnyArray, scene: Scene, exposed: Bool1D, ts: int) -> None:
     book, value = scene.book, scene.valuation
     account = book.collateral.account
     backed = np.bincount(account, minlength=len(book)) > 0
     flag(reasons, "no-position", ~exposed)
-    flag(reasons, "negative-equity", equity < 0.0)
-    flag(reasons, "equity-below-maintenance", exposed & (equity < maintenance))
     flag(reasons, "missing-price", scene.missing_price, book.positions.account)
     flag(reasons, "no-collateral", ~backed)
     for name, mask in (

@@ -4,10 +4,10 @@
   requirement, ``size / requirement``, with floor, size, liquidity and concentration add-ons. A requirement is
   rounded up to the cent where it is charged; the limit is the ratio before that, so that it never rises with
   size: capital of ``round_up_cents(size / limit)`` passes, a cent less does not.
-- **Account**: the largest new position, in USD at the current price, that keeps equity at or above the
-  initial requirement, found by bisection on the engine that will judge the order, and the account's effective
-  leverage (gross exposure / equity) beside the largest one that its present book allows (gross / initial
-  requirement).
+- **Account**: the largest new position, in USD at the current price, that keeps every pool's equity at or
+  above its initial requirement, found by bisection on the engine that will judge the order, and the account's
+  effective leverage (gross exposure / equity) beside the largest one that its present book allows (gross /
+  initial requirement), both of the sums over its pools.
 
 Limits follow from requirements and never rise when volatility, size, concentration or the age of data does.
 A market without a forecast has the policy's unknown scale, a degraded one what its guard left of the
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from riskml.arrays import AnyArray, Float1D, Float3D
-from riskml.errors import DataError
+from riskml.errors import DataError, Problem
 from riskml.risk.accounts import AccountBook
 from riskml.risk.assess import INITIAL, MarketLaw, assess
 from riskml.risk.book_columns import MAX_USD
@@ -79,9 +79,14 @@ def market_limits(
 
     Raises
     ------
-    DataError : a size that is not positive and finite, or beyond any market.
+    DataError : a size that is no number, not positive and finite, or beyond any market; a market that is
+        no symbol.
     """
     size = _sizes(sizes_usd)
+    if markets is not None and (isinstance(markets, str) or not _is_names(markets)):
+        raise DataError(
+            f"markets have to be symbols, found {markets!r}", table="markets", fix="pass a list, e.g. ['BTC']"
+        )
     if market_law is None:
         market_law = MarketLaw.make(forecast, slow_scale(forecast, None, 0.0, policy).sigma, policy)
     names = tuple(forecast.markets if markets is None else markets)
@@ -108,14 +113,27 @@ def market_limits(
 
 
 def _sizes(sizes_usd: ArrayLike) -> Float1D:
-    size = np.atleast_1d(np.asarray(sizes_usd, dtype=np.float64))
+    fix = "pass positive sizes in USD; the side is stated by the limit"
+    try:
+        raw = np.atleast_1d(np.asarray(sizes_usd))
+    except ValueError:  # rows of unequal length
+        raw = np.empty((0, 0))
+    if raw.ndim != 1:
+        raise DataError(f"sizes have to be one number each, found {sizes_usd!r}", table="sizes_usd", fix=fix)
+    if raw.dtype.kind not in "iuf":
+        known = [isinstance(item, (int, float)) and not isinstance(item, bool) for item in raw.tolist()]
+        row = known.index(False) if False in known else 0
+        found = raw.tolist()[row]
+        raise DataError(f"a size has to be a number, found {found!r}", table="sizes_usd", row=row, fix=fix)
+    size = raw.astype(np.float64)
     bad = ~((size > 0.0) & (size <= MAX_USD))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(
             f"a size has to lie in (0, {MAX_USD:g}] USD, found {size[row]!r}",
+            table="sizes_usd",
             row=row,
-            fix="pass positive sizes in USD; the side is stated by the limit",
+            fix=fix,
         )
     return size
 
@@ -138,7 +156,8 @@ class AccountLimits:
     """[n_accounts] the largest effective leverage at which the present book meets its initial requirement;
     NaN without positions."""
     margin_used: Float1D
-    """[n_accounts] initial requirement / equity; above 1 nothing may be added. inf without equity."""
+    """[n_accounts] initial requirement / equity that may meet it; above 1 nothing may be added. inf without
+    such equity. Where a pool is short, what others have to spare is not counted."""
 
 
 def account_limits(
@@ -158,15 +177,13 @@ def account_limits(
     AccountLimits : every stated size was accepted by ``decide_book``, as was every smaller one that the
         search tried; a cent more was refused. The search doubles a small size up to the first refusal and
         bisects, so that a limit ends where an add-on sets in, even if more would be accepted again.
-        Limits of an account below its initial requirement are 0: it may reduce, not open.
+        Limits of an account with a pool below its initial requirement are 0: it may reduce, not open.
 
     Raises
     ------
-    DataError : no market, or whatever ``decide_book`` raises.
+    DataError : no market, one that is no (venue, symbol) pair, or whatever ``decide_book`` raises.
     """
-    if not markets:
-        raise DataError("there is no market to state limits for", fix="pass (venue, symbol) pairs")
-    pairs = tuple((str(venue), str(symbol)) for venue, symbol in markets)
+    pairs = _pairs(markets)
     now = decide_book(book)
     price = engine_prices(book, pairs, decide_book)
     held = book.positions
@@ -184,6 +201,7 @@ def account_limits(
         limit[span], reasons[span] = trials.search(now)
     equity, asked = now.equity_usd, now.initial_margin_usd
     shape = (n_accounts, len(pairs), len(SIDES))
+    lacking = now.initial_shortfall_usd
     return AccountLimits(
         account_id=book.account_id,
         markets=pairs,
@@ -191,8 +209,35 @@ def account_limits(
         stopped_by=reasons.reshape(shape),
         effective_leverage=_ratio(gross, equity),
         leverage_limit=np.where(gross > 0.0, _ratio(gross, asked), np.nan),
-        margin_used=_ratio(asked, equity),
+        margin_used=_ratio(asked, np.where(lacking > 0.0, asked - lacking, equity)),
     )
+
+
+def _pairs(markets: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    fix = "pass (venue, symbol) pairs, e.g. [('hyperliquid', 'BTC')]"
+    if isinstance(markets, str) or not hasattr(markets, "__len__"):
+        raise DataError(
+            f"markets have to be (venue, symbol) pairs, found {markets!r}", table="markets", fix=fix
+        )
+    if not len(markets):
+        raise DataError("there is no market to state limits for", table="markets", fix=fix)
+    problems = [
+        Problem(
+            "no-pair", f"a market has to be a (venue, symbol) pair, found {item!r}", fix, "markets", row=row
+        )
+        for row, item in enumerate(markets)
+        if isinstance(item, str) or not _is_names(item) or len(item) != 2
+    ]
+    if problems:
+        raise DataError.from_problems(problems, "the markets are not usable")
+    return tuple((str(venue), str(symbol)) for venue, symbol in markets)
+
+
+def _is_names(items: object) -> bool:
+    """A sequence of texts, none of them empty."""
+    if not isinstance(items, (Sequence, np.ndarray)):
+        return False
+    return all(isinstance(item, str) and item != "" for item in items)
 
 
 def _ratio(amount: Float1D, base: Float1D) -> Float1D:

@@ -38,7 +38,7 @@ from riskml.arrays import AnyArray, Bool1D, Float1D, Float2D
 from riskml.errors import DataError, Problem, nearest
 from riskml.risk.accounts import AccountBook, Orders
 from riskml.risk.actions import RESTRICT as ACCOUNT_RESTRICT
-from riskml.risk.book_columns import MARGIN_MODES
+from riskml.risk.book_columns import MARGIN_MODES, typed_columns
 from riskml.risk.breaker import HALT, RESTRICT, BreakerState
 from riskml.risk.breaker_policy import MARKET_STATES, BreakerPolicy
 from riskml.risk.margin import BINDING
@@ -52,8 +52,8 @@ MEASURABLE = BINDING
 ROUNDING = 1e-12
 """Rise of a requirement, relative, that is rounding of sums in another order."""
 
-_EXTRA = ("margin_mode", "isolated_margin_usd")
-"""Columns of an order to be checked beside those of the ``orders`` table."""
+_EXTRA = {"margin_mode": "text", "isolated_margin_usd": "float"}
+"""Columns of an order to be checked beside those of the ``orders`` table, and their kinds."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def check_orders(
 
     Raises
     ------
-    ContractError, DataError : orders that break the contract, an unknown account, a margin that is negative
-        or on an order that is not isolated.
+    ContractError, DataError : orders that are no columns or break the contract, a misspelt optional column,
+        an unknown account, a margin that is negative or on an order that is not isolated.
     """
-    wanted, mode, margin = _typed(book, orders)
+    wanted, mode, margin = wanted_orders(book, orders)
     rows = np.unique(wanted.account)
     chosen, _ = select_accounts(book, rows)
     wanted = replace(wanted, account=np.searchsorted(rows, wanted.account))
@@ -151,18 +151,15 @@ def check_orders(
     )
 
 
-def _typed(book: AccountBook, orders: Mapping[str, Any]) -> tuple[Orders, AnyArray, Float1D]:
-    """Orders by the contract, the mode of what each would open and the margin that it brings, NaN = none."""
-    plain = {name: values for name, values in orders.items() if name not in _EXTRA}
+def wanted_orders(book: AccountBook, orders: Mapping[str, Any]) -> tuple[Orders, AnyArray, Float1D]:
+    """Orders by the contract, the mode of what each would open and the margin that it brings, NaN = none.
+
+    Parameters and errors as of :func:`check_orders`.
+    """
+    columns = typed_columns("orders", orders, _EXTRA)
+    mode, margin = (columns.pop(name) for name in _EXTRA)
     accounts = {"account_id": book.account_id, "cash_usd": np.zeros(len(book))}
-    wanted = AccountBook.from_arrays(accounts, orders=plain).orders
-    size = len(wanted.size)
-    stated = orders.get("margin_mode", [None] * size)
-    mode = np.asarray([item or "" for item in stated], dtype=object)
-    margin = np.asarray(orders.get("isolated_margin_usd", np.full(size, np.nan)), dtype=np.float64)
-    for name, values in (("margin_mode", mode), ("isolated_margin_usd", margin)):
-        if values.shape != (size,):
-            raise DataError(f"column '{name}' has {len(values)} rows; account_id has {size}", table="orders")
+    wanted = AccountBook.from_arrays(accounts, orders=columns).orders
     mode = np.where(mode == "", book.margin_mode[wanted.account], mode)
     problems = [
         Problem(
@@ -216,7 +213,7 @@ def _pool_tests(
 ) -> tuple[Bool1D, Bool1D]:
     """Orders after which a touched pool is short of initial margin, and those beyond isolated leverage."""
     n_orders, positions = len(fills.place), fills.book.positions
-    pools = split_pools(fills.book, fills.mark, after.collateral_usd)
+    pools = split_pools(fills.book, fills.mark, after.collateral_usd, after.equity_usd)
     scored = score(pools.book)
     equity = scored.equity_usd
     isolated = np.flatnonzero(positions.isolated)

@@ -53,7 +53,7 @@ class Decisions:
     """Microseconds UTC."""
     horizons: tuple[str, ...]
     equity_usd: Float1D
-    """Cash + collateral after haircuts + open profit."""
+    """Cash + collateral after haircuts + open profit + margin of isolated positions."""
     collateral_usd: Float1D
     """Collateral after haircuts."""
     initial_margin_usd: Float1D
@@ -78,6 +78,13 @@ class Decisions:
     unrounded_usd: Float2D
     """[n_accounts, 3] requirements before rounding: initial, maintenance, and the initial one without what is
     withheld for a stale chain (:func:`riskml.risk.settlement.withheld_value`)."""
+    initial_shortfall_usd: Float1D
+    """[n_accounts] what pools lack to their initial margin, summed over those that lack something. Not equity
+    less initial margin: the spare equity of an isolated position pays for no other pool."""
+    maintenance_shortfall_usd: Float1D
+    """[n_accounts] the same to maintenance."""
+    initial_spare_usd: Float1D
+    """[n_accounts] what the pool nearest to its initial margin has above it; 0 where one is short."""
     policy_hash: str = ""
     bundle_id: str = ""
     engine: str = "riskml"
@@ -106,6 +113,9 @@ class Decisions:
             "collateral_usd": float(self.collateral_usd[row]),
             "initial_margin_usd": float(self.initial_margin_usd[row]),
             "maintenance_margin_usd": float(self.maintenance_margin_usd[row]),
+            "initial_shortfall_usd": float(self.initial_shortfall_usd[row]),
+            "maintenance_shortfall_usd": float(self.maintenance_shortfall_usd[row]),
+            "initial_spare_usd": float(self.initial_spare_usd[row]),
         }
         for column, horizon in enumerate(self.horizons):
             result[f"p_liq_{horizon}"] = float(self.liquidation_probability[row, column])

@@ -114,7 +114,9 @@ def _pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> Pools:
     return make_pools(flat, mark, _NO_COLLATERAL)
 
 
-def split_pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> PoolBook:
+def split_pools(
+    book: AccountBook, mark: Float1D, collateral_usd: Float1D, equity_usd: Float1D | None = None
+) -> PoolBook:
     """Take a book apart.
 
     Parameters
@@ -122,9 +124,14 @@ def split_pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> Po
     mark : [n_positions] current price of each position.
     collateral_usd : [n_accounts] collateral after haircuts (``Decisions.collateral_usd``): an isolated
         position whose margin is not published gets its part of the equity, as ``decide`` gives it.
+    equity_usd : [n_accounts] ``Decisions.equity_usd``; what it lacks against the book (profit that is
+        withheld) is taken from the cross pool. None = nothing is withheld.
     """
     positions, n_accounts = book.positions, len(book)
     pools = _pools(book, mark, collateral_usd)
+    withheld = np.zeros(n_accounts)
+    if equity_usd is not None:
+        withheld = np.maximum(pools.account_equity(n_accounts) - equity_usd, 0.0)
     isolated = np.flatnonzero(positions.isolated)
     # The cross pool keeps isolated positions at size 0: their venues say where collateral settles.
     row = np.concatenate([np.arange(len(positions.size)), isolated])
@@ -142,13 +149,16 @@ def split_pools(book: AccountBook, mark: Float1D, collateral_usd: Float1D) -> Po
     return PoolBook(
         AccountBook(
             np.asarray([*book.account_id, *names], dtype=object),
-            np.concatenate([pools.equity_usd[:n_accounts] - collateral_usd, np.zeros(len(isolated))]),
+            np.concatenate(
+                [pools.equity_usd[:n_accounts] - withheld - collateral_usd, np.zeros(len(isolated))]
+            ),
             rate[pools.account] * pools.gross_usd,
             book.margin_mode[pools.account],
             replace(
                 taken,
                 size=np.where(taken.isolated & ~alone, 0.0, taken.size),
                 entry_price=mark[row],
+                funding_per_unit=np.zeros(len(row)),
                 mark_price=mark[row],
                 isolated=alone,
                 isolated_margin_usd=np.where(alone, pools.equity_usd[account], np.nan),

@@ -52,6 +52,7 @@ REASONS: tuple[str, ...] = (
     "deleverage-infeasible",
     "stale-chain",
     "collateral-size",
+    "unknown-liquidity",
 )
 """Reason codes; the position is the bit number in ``Decisions.reasons``. Only ever appended to."""
 

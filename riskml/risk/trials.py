@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 
 def own_marks(positions: Positions) -> Float1D:
     """Mark of every position, its entry price where that is unknown [n_positions]."""
-    return np.where(np.isnan(positions.mark_price), positions.entry_price, positions.mark_price)
+    return np.where(np.isnan(positions.mark_price), positions.stated_entry_price, positions.mark_price)
 
 
 def engine_prices(book: AccountBook, pairs: tuple[Pair, ...], decide_book: Score) -> dict[Pair, float]:
@@ -51,6 +51,7 @@ def engine_prices(book: AccountBook, pairs: tuple[Pair, ...], decide_book: Score
             mark,
             np.zeros(n_probes, dtype=np.bool_),
             np.full(n_probes, np.nan),
+            np.zeros(n_probes),
         ),
         _rows_of(book.collateral, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)),
         _rows_of_orders(book.orders, np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)),
@@ -113,6 +114,7 @@ class Trials:
             mark,
             np.concatenate([held.isolated[row], np.asarray(alone, dtype=np.bool_)]),
             np.concatenate([held.isolated_margin_usd[row], np.full(len(new), np.nan)]),
+            np.concatenate([held.funding_per_unit[row], np.zeros(len(new))]),
         )
         names_of = zip(book.account_id[account], range(len(account)), strict=True)
         trial = AccountBook(
@@ -148,7 +150,9 @@ class Trials:
         """
         bracket = _Bracket.start(now, self.account)
         may = bracket.room >= 0.0
-        size = np.clip(now.equity_usd[self.account] * FIRST_SIZE, CENT, LARGEST_USD)
+        # Without what isolated positions have to spare.
+        equity = (now.initial_margin_usd + now.initial_spare_usd)[self.account]
+        size = np.clip(equity * FIRST_SIZE, CENT, LARGEST_USD)
         open_ = may.copy()
         while open_.any():
             bracket.take(self.after(np.where(open_, size, 0.0)), size, open_)
@@ -170,7 +174,7 @@ class _Bracket:
     refused: Float1D
     """inf before the first refusal."""
     room: Float1D
-    """Equity less requirement at ``accepted``, >= 0; halved while only the other end moves."""
+    """:func:`_room` at ``accepted``, >= 0; halved while only the other end moves."""
     lack: Float1D
     """The same at ``refused``, < 0."""
     reasons: NDArray[np.uint64]
@@ -180,7 +184,7 @@ class _Bracket:
 
     @classmethod
     def start(cls, now: Decisions, account: Int1D) -> _Bracket:
-        room = (now.equity_usd - now.initial_margin_usd)[account]
+        room = _room(now)[account]
         none = np.zeros(len(account), dtype=np.bool_)
         return cls(
             np.zeros(len(account)),
@@ -215,7 +219,7 @@ class _Bracket:
 
     def take(self, found: Decisions, size: Float1D, open_: Bool1D) -> None:
         """Move an end of every open trial to ``size``."""
-        room = found.equity_usd - found.initial_margin_usd
+        room = _room(found)
         up, down = open_ & (room >= 0.0), open_ & (room < 0.0)
         self.accepted = np.where(up, size, self.accepted)
         self.refused = np.where(down, size, self.refused)
@@ -223,6 +227,11 @@ class _Bracket:
         self.lack = np.where(down, room, np.where(up & self._up, 0.5 * self.lack, self.lack))
         self.reasons = np.where(down, found.reasons, self.reasons)
         self._up, self._down = up, down
+
+
+def _room(found: Decisions) -> Float1D:
+    """Equity above the initial requirement [n_accounts], of the pool nearest to it; < 0 = what pools lack."""
+    return np.asarray(found.initial_spare_usd - found.initial_shortfall_usd)
 
 
 def rows_of_accounts(of_account: Int1D, n_accounts: int, account: Int1D) -> tuple[Int1D, Int1D]:

@@ -27,17 +27,16 @@ from riskml.risk.engines.hyperliquid import tier_table
 from riskml.risk.engines.interface import current_marks
 from riskml.risk.limits import AccountLimits, MarketLimits, account_limits, market_limits
 from riskml.risk.liquidation_price import LiquidationPrices, liquidation_prices
-from riskml.risk.order_check import OrderCheck, check_orders
+from riskml.risk.order_check import OrderCheck, check_orders, wanted_orders
 from riskml.risk.outcome import Decisions
 from riskml.risk.reasons import reason_bit, reason_names
+from riskml.risk.settled_profit import settle_profit
 from riskml.risk.trials import SIDES
 from riskml.scoring.notice import MarginNotice, margin_notice
 from riskml.scoring.requirements import Requirements, Scales
 
 LIMIT_SIZES_USD = (1e3, 1e4, 1e5, 1e6)
 """Position sizes that the leverage limits of markets are stated for, unless others are asked for."""
-ORDER_EXTRAS = ("margin_mode", "isolated_margin_usd")
-"""Columns of an order to be checked beside those of the ``orders`` table."""
 
 _DEGRADED = np.uint64(reason_bit("degraded-forecast"))
 TierLeverage = Callable[[str, Float1D, int], Float1D]
@@ -132,6 +131,13 @@ class AccountEngine:
             remember=False,
         )
 
+    def settled(self, book: AccountBook) -> AccountBook:
+        """The book as decisions take it, without profit that is withheld: a fill at the mark frees none."""
+        mark, _ = current_marks(book.positions, self.prices)
+        return settle_profit(book, mark, self.conditions, self.ts, lambda: self.decide(book).collateral_usd)[
+            0
+        ]
+
     def notice(self, book: AccountBook) -> MarginNotice:
         """:func:`riskml.scoring.notice.margin_notice` on this engine."""
         return margin_notice(
@@ -151,7 +157,7 @@ class AccountEngine:
         A maximum holds for a size of position: orders that would end in different tiers of one market are
         checked under one tier's at a time.
         """
-        most = self._venue_leverage(book, orders)
+        book, most = self.settled(book), self._venue_leverage(book, orders)
         checks = [
             (
                 rows,
@@ -173,12 +179,13 @@ class AccountEngine:
     ) -> list[DeleveragePlan]:
         """:func:`riskml.risk.deleverage.deleverage_plans` on this engine."""
         return deleverage_plans(
-            book,
+            self.settled(book),
             self.decide,
             policy,
             prices=self.prices,
             liquidity_usd=self.liquidity_usd,
             accounts=accounts,
+            unknown_liquidity_usd=self.requirements.policy.unknown_market_liquidity_usd,
         )
 
     def liquidation_prices(self, book: AccountBook) -> LiquidationPrices:
@@ -201,7 +208,7 @@ class AccountEngine:
                 liquidity_usd=self.liquidity_usd,
             )
 
-        newest, *others = self._views()
+        newest, *others = self.requirements.views_at(self.ts)
         found = under(newest)
         if not others:
             return found
@@ -213,8 +220,8 @@ class AccountEngine:
 
     def market_limits(self, sizes_usd: ArrayLike, markets: Sequence[str] | None = None) -> MarketLimits:
         """:func:`riskml.risk.limits.market_limits`; of a degraded market, the strictest over all views."""
-        newest, *others = self._views()
-        names = newest.forecast.markets if markets is None else tuple(markets)
+        newest, *others = self.requirements.views_at(self.ts)
+        names = newest.forecast.markets if markets is None else markets
 
         def under(view: Scales) -> MarketLimits:
             return market_limits(
@@ -242,20 +249,10 @@ class AccountEngine:
         ----------
         markets : (venue, symbol) pairs; None = those of the book's positions, else all of the forecast.
         """
-        forecast = self._views()[0].forecast
-        pairs = markets or book.positions.markets[0]
-        return account_limits(
-            book, pairs or list(zip(forecast.venues, forecast.markets, strict=True)), self.decide
-        )
-
-    def _views(self) -> list[Scales]:
-        """The newest bar, held up when it is overdue, then what ``Requirements.decide`` compares it with."""
-        of = self.requirements
-        if of.scales is None:
-            raise AssertionError("take a bar before deciding")
-        newest = of._held_if_overdue(of.scales, self.ts)
-        overdue = () if newest is of.scales else (of.scales,)
-        return [newest, *of.anchors.values(), *of.floors, *overdue]
+        forecast = self.requirements.views_at(self.ts)[0].forecast
+        if markets is None or (hasattr(markets, "__len__") and not len(markets)):
+            markets = book.positions.markets[0] or list(zip(forecast.venues, forecast.markets, strict=True))
+        return account_limits(self.settled(book), markets, self.decide)
 
     def _venue_leverage(self, book: AccountBook, orders: Mapping[str, Any]) -> dict[str, Float1D]:
         """Per ``venue:symbol``, the venue's maximum leverage at the size that each order would end in.
@@ -263,9 +260,7 @@ class AccountEngine:
         [n_orders] each, NaN for the orders of other markets. A venue without published tiers, or before
         its first, has none here.
         """
-        plain = {name: values for name, values in orders.items() if name not in ORDER_EXTRAS}
-        accounts = {"account_id": book.account_id, "cash_usd": np.zeros(len(book))}
-        wanted = AccountBook.from_arrays(accounts, orders=plain).orders
+        wanted, *_ = wanted_orders(book, orders)
         mark, _ = current_marks(book.positions, self.prices)
         held = book.positions
         keys = zip(held.account.tolist(), held.venue, held.symbol, strict=True)

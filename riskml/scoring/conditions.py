@@ -11,7 +11,7 @@ backfill reads that, so both say the same, and neither depends on how much more 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from riskml.features.columns import MAX_PEG_PREMIUM
 from riskml.features.rules import PEG_COMPANY
 from riskml.features.series import SeriesKey, SeriesStore
 from riskml.features.slots import newest_places
+from riskml.risk.book_columns import MAX_USD
 from riskml.risk.collateral import Conditions, chain_stress_score, staleness_us
 from riskml.risk.haircuts import PEG_HISTORY, PEG_TOLERANCE, deviation_scale, peg_consensus, within_spread
 from riskml.units import DAY, HOUR, duration_us
@@ -36,10 +37,16 @@ TAIL = {"pegs": PEG_HISTORY, "flows": 0, "open_interest": 0}
 """The tables that are read here, and how long before its last usable row a series is needed, however old."""
 
 
+MAX_OPEN_INTEREST_USD = 1e12
+"""Largest open interest of a market that is believed, a hundred times the largest known: more is a mistake of
+units, and would make every position look small."""
+
+
 def usable_rows(table: str, columns: Mapping[str, Float1D], n_rows: int) -> Bool1D:
     """Rows that say something [n_rows]; any other one is passed over, as if its source had been silent.
 
-    A peg has a price in (0, 1.5], an open interest is known in USD or in base units; a flow always counts.
+    A peg has a price in (0, 1.5], an open interest is known in USD or in base units and is not beyond any
+    market; a flow always counts.
 
     Parameters
     ----------
@@ -51,7 +58,10 @@ def usable_rows(table: str, columns: Mapping[str, Float1D], n_rows: int) -> Bool
     if table == "open_interest":
         nothing = np.full(n_rows, np.nan)
         stated = (columns.get(name, nothing) for name in ("open_interest_usd", "open_interest"))
-        usd, base = (np.isfinite(values) & (values >= 0.0) for values in stated)
+        usd, base = (
+            (values >= 0.0) & (values <= most)
+            for values, most in zip(stated, (MAX_OPEN_INTEREST_USD, MAX_USD), strict=True)
+        )
         return np.asarray(usd | base)
     return np.ones(n_rows, dtype=np.bool_)
 
@@ -87,11 +97,7 @@ def keep_from(store: SeriesStore, table: str, before: int, ts: int) -> Int1D:
 def conditions_at(store: SeriesStore, ts: int) -> Conditions:
     """Pegs, stress and data age of chains as known at ``ts``, microseconds."""
     pegs = {asset: found for asset in _assets(store) if (found := _peg(store, asset, ts)) is not None}
-    flows, ages = _chain_flows(store, ts)
-    stress = {
-        chain: chain_stress_score(_outflow_z(of_chain), np.nan, ages[chain], float(staleness_us(chain, ts)))
-        for chain, of_chain in flows.items()
-    }
+    stress, ages = _chain_stress(store, ts)
     return Conditions(
         chain_stress=_for_every_chain(stress),
         peg_price_usd={asset: peg.price for asset, peg in pegs.items()},
@@ -100,6 +106,31 @@ def conditions_at(store: SeriesStore, ts: int) -> Conditions:
         peg_age_h={asset: peg.age_h for asset, peg in pegs.items()},
         chain_age_us=_with_unheard(_for_every_chain(ages)),
     )
+
+
+def chain_stress_at(store: SeriesStore, ts: int, chains: Collection[str]) -> dict[str, float]:
+    """Stress of some chains as :func:`conditions_at` has it; one that no row speaks of is left out."""
+    places = {*chains, *(of for name, of in _data_chains().items() if name in chains)}
+    found = _for_every_chain(_chain_stress(store, ts, places)[0])
+    return {chain: found[chain] for chain in chains if chain in found}
+
+
+class ChainStress:
+    """Stress of chains from a store to which no row is added any more: every time is gone through once.
+
+    A backfill asks for a bar again on each of the days that warm up on it.
+    """
+
+    def __init__(self, store: SeriesStore) -> None:
+        self._store = store
+        self._found: dict[tuple[int, frozenset[str]], dict[str, float]] = {}
+
+    def __call__(self, ts: int, chains: Collection[str]) -> dict[str, float]:
+        """:func:`chain_stress_at`."""
+        key = (ts, frozenset(chains))
+        if key not in self._found:
+            self._found[key] = chain_stress_at(self._store, ts, chains)
+        return self._found[key]
 
 
 def liquidity_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -> dict[str, float]:
@@ -140,7 +171,7 @@ def open_interest_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -
             for name in ("open_interest_usd", "open_interest")
         )
         value = usd if np.isfinite(usd) else base * prices.get(key.name, np.nan)
-        if np.isfinite(value) and value >= 0.0:
+        if 0.0 <= value <= MAX_OPEN_INTEREST_USD:
             found[key] = value
     return found
 
@@ -254,7 +285,21 @@ def _scale(store: SeriesStore, key: SeriesKey, ts: int) -> float:
     return deviation_scale(times[newest], np.minimum(worth[newest], 1.0))
 
 
-def _chain_flows(store: SeriesStore, ts: int) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+def _chain_stress(
+    store: SeriesStore, ts: int, places: Collection[str] | None = None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Stress score and age of the data, microseconds, by chain of the flows; None = of all of them."""
+    flows, ages = _chain_flows(store, ts, places)
+    stress = {
+        chain: chain_stress_score(_outflow_z(of_chain), np.nan, ages[chain], float(staleness_us(chain, ts)))
+        for chain, of_chain in flows.items()
+    }
+    return stress, ages
+
+
+def _chain_flows(
+    store: SeriesStore, ts: int, places: Collection[str] | None
+) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
     """Net flows by chain and time over the history, and the age of a chain's newest row, microseconds.
 
     Of several versions of a row the one known last counts, once.
@@ -262,7 +307,7 @@ def _chain_flows(store: SeriesStore, ts: int) -> tuple[dict[str, dict[int, float
     flows: dict[str, dict[int, float]] = {}
     newest: dict[str, tuple[int, int]] = {}
     for key in store.keys("flows"):
-        rows = store.get(key)
+        rows = store.get(key) if places is None or key.place in places else None
         if rows is None:
             continue
         known = np.flatnonzero(rows.known_at <= ts)
@@ -283,9 +328,14 @@ def _chain_flows(store: SeriesStore, ts: int) -> tuple[dict[str, dict[int, float
 
 def _for_every_chain(values: Mapping[str, float]) -> dict[str, float]:
     """Values by the chains of the flows, and under the names of chains whose data come under another."""
+    return {**{name: values[of] for name, of in _data_chains().items() if of in values}, **values}
+
+
+def _data_chains() -> dict[str, str]:
+    """Under which chain the data of another one come, where facts say so."""
     chains = load_facts("chains")["chain"]
-    aliases = {name: entries[-1].get("data_chain") for name, entries in chains.items()}
-    return {**{name: values[of] for name, of in aliases.items() if of in values}, **values}
+    found = {name: entries[-1].get("data_chain") for name, entries in chains.items()}
+    return {name: str(of) for name, of in found.items() if of is not None}
 
 
 def _with_unheard(ages: Mapping[str, float]) -> dict[str, float]:

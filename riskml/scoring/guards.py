@@ -112,6 +112,23 @@ class GuardedForecast:
     """``output.sigma`` without the floor: the largest that data speaks for. A dark market is held at its
     stressed scale, which is no sign that the market moves. None = no market is degraded."""
 
+    def of_first(self, n_markets: int) -> GuardedForecast:
+        """The same of the first markets alone."""
+        if n_markets == len(self.degraded):
+            return self
+
+        def cut(output: MarketOutput) -> MarketOutput:
+            return MarketOutput(**{name: values[:n_markets] for name, values in vars(output).items()})
+
+        return replace(
+            self,
+            output=cut(self.output),
+            degraded=self.degraded[:n_markets],
+            prices=None if self.prices is None else self.prices[:n_markets],
+            floors=tuple(cut(floor) for floor in self.floors),
+            told_sigma=None if self.told_sigma is None else self.told_sigma[:n_markets],
+        )
+
 
 class InputWatch:
     """Remembers which inputs each market had, so that a loss is told from an absence.

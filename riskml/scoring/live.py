@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from riskml.arrays import AnyArray, Float1D, Int1D, TimeUs
+from riskml.arrays import AnyArray, Float1D, Float2D, Int1D, TimeUs
 from riskml.errors import DataError, nearest
 from riskml.features.assemble import InputReader
 from riskml.features.engine import FeatureStream
@@ -69,7 +69,8 @@ class LiveFeatures:
         self.input_names = tuple(sorted({*input_names(bundle.features), PRESENCE_INPUT}))
         self._warm_up = duration_bars(WARM_UP, manifest.interval)
         self._bar_series = 0
-        self._closes: Float1D
+        self._newest_ts: Int1D
+        self._newest_close: Float1D
         self._set_up()
 
     def observe(self, table: str, rows: Mapping[str, AnyArray]) -> Appended:
@@ -96,13 +97,17 @@ class LiveFeatures:
         # A first close closes one bar; what it pushes before that is history.
         counted_from = n_new - 1 if self.last_bar is None else 0
         self.missing = np.full(len(self.markets), passed - n_new, dtype=np.int64)
+        self._newest_close = np.full(len(self.markets), np.nan)
         self.last_bar = ts
         yield from self._advance(ts, n_new, counted_from)
         self._prune(ts, n_new)
 
-    def closes(self) -> Float1D:
-        """Close of every market in the last bar [n_markets]; NaN = no bar."""
-        return self._closes
+    def newest_closes(self) -> tuple[Int1D, Float1D]:
+        """Time and close of every market's newest bar among those of the last :meth:`close` [n_markets].
+
+        NaN = it has none of them. The first close closes all that it reads, the history before it included.
+        """
+        return self._newest_ts, self._newest_close
 
     def lost_inputs(self) -> dict[str, tuple[str, ...]]:
         """Per market that lost any: inputs that it had before and did not have in the last bar."""
@@ -140,7 +145,7 @@ class LiveFeatures:
         return (
             {f"stream/{name}": array for name, array in self.stream.state().items()}
             | {"features": values, "feature_mask": mask, "seen": self.guard.watch.seen}
-            | {"closes": self._closes, "lost": self.guard.watch.lost}
+            | {"lost": self.guard.watch.lost}
             | {f"good/{name}": array for name, array in vars(good).items()}
         )
 
@@ -154,7 +159,6 @@ class LiveFeatures:
         self.guard.watch.seen = arrays["seen"]
         # A state of before 0.5 has none: what is lost shows with the next bar.
         self.guard.watch.lost = arrays.get("lost", np.zeros_like(arrays["seen"]))
-        self._closes = arrays["closes"]
         good = {name: arrays[f"good/{name}"] for name in MarketOutput.__dataclass_fields__}
         self.guard.guards.last_good = MarketOutput(**good)
 
@@ -170,14 +174,13 @@ class LiveFeatures:
         stream of its own with the bundle's markets replays them first.
         """
         before, old_stream, old_graph = len(self.markets), self.stream, self.graph
-        old_guard, old_closes = self.guard, self._closes
+        old_guard = self.guard
         self.markets = [*self.markets, *new]
         self._set_up()
         if self.last_bar is None:
             return
         self.stream = old_stream
         self.stream.add_markets(new)
-        self._closes[:before] = old_closes
         self.guard.adopt(old_guard, before)
         of_new = GraphStream(self.bundle, symbols(new))
         history = self._replay(new, of_new)
@@ -202,7 +205,8 @@ class LiveFeatures:
         self.stream = self._new_stream(self.markets)
         self.graph = GraphStream(self.bundle, symbols(self.markets))
         self.guard = GuardStream(self.bundle, self.markets, self.input_names, self.policy)
-        self._closes = np.full(len(self.markets), np.nan)
+        self._newest_ts = np.zeros(len(self.markets), dtype=np.int64)
+        self._newest_close = np.full(len(self.markets), np.nan)
 
     def _new_stream(self, markets: list[Market]) -> FeatureStream:
         manifest = self.bundle.manifest
@@ -226,7 +230,7 @@ class LiveFeatures:
         for first, bars in self._portions(ts, n_new, cuts):
             inputs = self.reader.read(bars)
             features = self.stream.push(bars, inputs)
-            self._closes = inputs[PRESENCE_INPUT][-1]
+            self._note_newest(bars, inputs[PRESENCE_INPUT])
             if first >= counted_from:
                 self.missing += (~np.isfinite(inputs[PRESENCE_INPUT])).sum(axis=0)
             if first >= n_new - run:
@@ -234,6 +238,12 @@ class LiveFeatures:
                     yield self.guard.step(bar)
             elif first >= n_new - run - filled:
                 self.graph.fill(features, inputs)
+
+    def _note_newest(self, bars: TimeUs, closes: Float2D) -> None:
+        """Keep the newest of the closes [n, n_markets] of each market that has any."""
+        for place in np.flatnonzero(np.isfinite(closes).any(axis=0)).tolist():
+            row = int(np.flatnonzero(np.isfinite(closes[:, place]))[-1])
+            self._newest_ts[place], self._newest_close[place] = bars[row], closes[row, place]
 
     def _portions(self, ts: int, n_bars: int, cuts: set[int]) -> Iterator[tuple[int, TimeUs]]:
         """(place of the first, closes) of the last ``n_bars`` bars, cut at places."""

@@ -8,7 +8,7 @@ is not known is halted: so it is after a state file of before the breaker, until
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from riskml.arrays import AnyArray, Bool1D, Float3D, Int1D
 from riskml.errors import ConfigError, nearest
 from riskml.facts import load_facts
-from riskml.features.series import SeriesStore
 from riskml.risk.accounts import AccountBook
 from riskml.risk.breaker import HALT, NEVER, RESTRICT, BreakerState, market_signals, step
 from riskml.risk.breaker_policy import MARKET_STATES, BreakerPolicy
 from riskml.risk.collateral import Conditions
 from riskml.risk.forecast import Forecast
 from riskml.risk.reasons import reason_bit, reason_names
-from riskml.scoring.conditions import conditions_at
+from riskml.scoring.guards import GuardedForecast
+from riskml.scoring.requirements import Requirements
 from riskml.units import HOUR
 
 KEPT_BARS = 168
@@ -34,6 +34,8 @@ KEPT_BARS = 168
 over before the first bar that is used."""
 _ROUNDING_US = 1_000.0
 """So close to a threshold of age nothing is kept: the breaker itself says when it is reached."""
+StressAt = Callable[[int, Collection[str]], Mapping[str, float]]
+"""Time in microseconds and chains -> their stress (:func:`riskml.scoring.conditions.chain_stress_at`)."""
 _PAUSED = np.uint64(reason_bit("entries-paused"))
 _HALTED = np.uint64(reason_bit("market-halted"))
 
@@ -90,20 +92,31 @@ class MarketStates:
         if state is not None:
             self._set(state)
 
+    def take_bar(self, requirements: Requirements, guarded: GuardedForecast, stress: StressAt) -> None:
+        """:meth:`take` the bar that ``requirements`` have just taken, live and in batch."""
+        scales = requirements.scales
+        if scales is None:
+            raise AssertionError("take the bar before the breaker steps")
+        self.take(scales.forecast, scales.maintenance, stress, guarded.told_sigma)
+
     def take(
-        self, forecast: Forecast, slow_sigma: Float3D, store: SeriesStore, told_sigma: Float3D | None = None
+        self,
+        forecast: Forecast,
+        slow_sigma: Float3D,
+        stress: StressAt,
+        told_sigma: Float3D | None = None,
     ) -> BreakerState:
         """Step on a bar's guarded forecast and the slow scale behind maintenance.
 
         Parameters
         ----------
         slow_sigma, told_sigma : as for :func:`riskml.risk.breaker.market_signals`.
-        store : rows, for the stress of the chains that the markets' venues settle on, as of the bar.
+        stress : of the chains that the markets' venues settle on, as of the bar.
         """
         home = load_facts("chains")["venue_home"]
-        # Pegs and flows are gone through only where the stress of a chain can matter.
-        settled = any(venue in home for venue in forecast.venues)
-        conditions = conditions_at(store, forecast.ts) if settled else None
+        # Flows are gone through only of chains whose stress can matter.
+        chains = {home[venue] for venue in forecast.venues if venue in home}
+        conditions = Conditions(stress(forecast.ts, chains)) if chains else None
         return self._step(forecast, slow_sigma, told_sigma, conditions)
 
     def under(self, policy: BreakerPolicy) -> MarketStates:

@@ -132,7 +132,6 @@ class Requirements:
             quantiles,
         )
         self.floors = self._make_floors(guarded, markets, self.scales, reference)
-        _ = self.scales.market_law  # made at the bar's close, so that no tick waits for it
         return forecast
 
     def decide(
@@ -151,9 +150,7 @@ class Requirements:
         ``announced`` asks as if maintenance had reached where its rate limit lets it go to. ``prices``,
         ``conditions`` and ``liquidity_usd`` as in :func:`riskml.risk.decisions.decide`.
         """
-        if self.scales is None:
-            raise AssertionError("take a bar before deciding")
-        scales = self._held_if_overdue(self.scales, ts)
+        newest, *others = self.views_at(ts)
 
         def under(which: Scales) -> Decisions:
             which = which.announced if announced else which
@@ -172,16 +169,24 @@ class Requirements:
                 market_law=which.market_law,
             )
 
-        decisions = under(scales)
+        decisions = under(newest)
         touched = (decisions.reasons & np.uint64(reason_bit("degraded-forecast"))) > 0
         if touched.any():
-            # What was sound until it was overdue is an anchor as well: a scale held up may serve a hedge.
-            overdue = () if scales is self.scales else (self.scales,)
-            for other in (*self.anchors.values(), *self.floors, *overdue):
+            for other in others:
                 decisions = _stricter(decisions, under(other), touched)
         if remember:
             self._remember_actions(decisions)
         return decisions
+
+    def views_at(self, ts: int) -> list[Scales]:
+        """What a decision at ``ts`` is made from: the newest bar, held up when it is overdue, then what an
+        account that touches a degraded market has to meet as well."""
+        if self.scales is None:
+            raise AssertionError("take a bar before deciding")
+        newest = self._held_if_overdue(self.scales, ts)
+        # What was sound until it was overdue is an anchor as well: a scale held up may serve a hedge.
+        overdue = () if newest is self.scales else (self.scales,)
+        return [newest, *self.anchors.values(), *self.floors, *overdue]
 
     def _reference(self, markets: tuple[str, ...]) -> ReferenceSigma | None:
         raw = self.bundle.manifest.reference_sigma
@@ -359,8 +364,11 @@ def _stricter(ours: Decisions, other: Decisions, accounts: Bool1D) -> Decisions:
             "action",
             "barrier_margin_usd",
             "unrounded_usd",
+            "initial_shortfall_usd",
+            "maintenance_shortfall_usd",
         )
     }
-    changes |= {name: worse(name, smaller=True) for name in ("equity_usd", "collateral_usd", "distance")}
+    lesser = ("equity_usd", "collateral_usd", "distance", "initial_spare_usd")
+    changes |= {name: worse(name, smaller=True) for name in lesser}
     changes["reasons"] = np.where(accounts, ours.reasons | other.reasons, ours.reasons)
     return replace(ours, **changes)

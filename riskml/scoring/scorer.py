@@ -14,6 +14,7 @@ One scorer lives in one thread. Time only moves forward; nothing reads the wall 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ from riskml.risk.policy import MarginPolicy
 from riskml.scoring import state
 from riskml.scoring.account_calls import AccountCalls
 from riskml.scoring.account_engine import AccountEngine
-from riskml.scoring.conditions import conditions_at, liquidity_at
-from riskml.scoring.guards import GuardedForecast
+from riskml.scoring.conditions import chain_stress_at, conditions_at, liquidity_at
 from riskml.scoring.live import LiveFeatures
 from riskml.scoring.market_states import MarketStates, breaker_policy
 from riskml.scoring.observe import CheckedRows, Observed, check_rows
@@ -41,9 +41,11 @@ from riskml.scoring.prices import PriceBook
 from riskml.scoring.requirements import Requirements
 from riskml.scoring.session import LoadedBundle, load_bundle
 from riskml.scoring.telemetry import Telemetry
-from riskml.scoring.what_if import changed_book
-from riskml.units import MINUTE, TimeLike, format_us, to_us
+from riskml.scoring.what_if import changed_book, with_margins_of_traders
+from riskml.units import DAY, MINUTE, TimeLike, format_us, to_us
 
+MAX_JUMP = 366 * DAY
+"""A clock that goes further ahead at once is wrong."""
 OF_THE_SLOT = ("bars", "marks")
 """Tables whose rows count in the slot of their ``ts`` only."""
 
@@ -63,6 +65,8 @@ class Scorer(AccountCalls):
         self._states = MarketStates(breaker_policy(breaker, bundle.manifest.horizons))
         self._prices = PriceBook()
         self._now: int | None = None
+        self._early: list[Mapping[str, AnyArray]] = []
+        """Marks observed before the first bar."""
         self._n_observed = 0
         self._cached: tuple[tuple[int, int], Conditions, dict[str, float]] | None = None
 
@@ -151,14 +155,20 @@ class Scorer(AccountCalls):
         """
         moment = to_us(ts)
         forecast: Forecast | None = None
+        stress = partial(chain_stress_at, self._live.store)
         with self.telemetry.timed("close_bar"):
             for guarded in self._live.close(moment):
                 forecast = self._requirements.take(guarded, self._live.markets)
-                self._step_breaker(forecast, guarded)
+                self._states.take_bar(self._requirements, guarded, stress)
+            if forecast is not None:
+                _ = self._requirements.views_at(moment)[0].market_law  # so that no tick waits for it
         if forecast is None:
             raise DataError(f"no bar was closed at {format_us(moment)}")
         self._now = moment if self._now is None else max(self._now, moment)
-        self._take_closes(moment)
+        early, self._early = self._early, []
+        for columns in early:
+            self._take_prices("marks", columns)
+        self._take_closes()
         self.telemetry.count("closed_bars")
         for place in np.flatnonzero(self._live.missing).tolist():
             symbol = self._live.markets[place].symbol
@@ -195,9 +205,11 @@ class Scorer(AccountCalls):
 
         Raises
         ------
-        DataError : the price is not positive and finite; the last good one stays in force.
+        DataError : the price is not positive and finite, or more than a year after the last time seen; the
+            last good one stays in force.
         """
         moment = to_us(ts)
+        self._check_jump(moment)
         try:
             taken = self._prices.update(symbol, price, moment)
         except DataError:
@@ -249,10 +261,11 @@ class Scorer(AccountCalls):
         DataError : a trade names an unknown account or has no price; a shock of -1 or less, or of an
             unknown symbol.
         """
-        moment = self._moment(None)
-        prices = self._prices.newer_than(book.ts)
-        changed, prices = changed_book(book, prices, trades or (), shock, self.markets)
-        return self._decide(changed, moment, prices, remember=False)
+        engine = self._engine(book, None)
+        if trades:
+            book = with_margins_of_traders(engine.settled(book), engine.prices, trades, engine.decide)
+        changed, prices = changed_book(book, engine.prices, trades or (), shock, self.markets)
+        return self._decide(changed, engine.ts, prices, remember=False)
 
     @property
     def lost_inputs(self) -> dict[str, tuple[str, ...]]:
@@ -288,7 +301,18 @@ class Scorer(AccountCalls):
         return retired
 
     def save_state(self, path: str | Path) -> Path:
-        """Write everything the scorer remembers to one npz file, atomically."""
+        """Write everything the scorer remembers to one npz file, atomically.
+
+        Raises
+        ------
+        DataError : no bar was closed yet.
+        """
+        if self._live.last_bar is None:
+            raise DataError(
+                "no bar was closed yet, so there is no state to save",
+                table="bars",
+                fix="observe the history again after the restart, or save after the first bar",
+            )
         return state.save_state(
             Path(path), self._live, self._requirements, self._prices, self._states.state, self._now
         )
@@ -307,7 +331,7 @@ class Scorer(AccountCalls):
         live, requirements, prices, breaker, now = state.load_state(Path(path), self.bundle, self.policy)
         self._live, self._requirements, self._prices, self._now = live, requirements, prices, now
         self._states = MarketStates(self.breaker, breaker)
-        self._cached = None
+        self._cached, self._early = None, []
 
     def _decide(
         self, book: AccountBook, ts: int, prices: Mapping[str, float], *, remember: bool
@@ -323,12 +347,6 @@ class Scorer(AccountCalls):
         moment = self._moment(ts)
         prices = self._prices.newer_than(None if book is None else book.ts)
         return AccountEngine(self._requirements, moment, prices, *self._surroundings(moment))
-
-    def _step_breaker(self, forecast: Forecast, guarded: GuardedForecast) -> None:
-        scales = self._requirements.scales
-        if scales is None:
-            raise AssertionError("take the bar before the breaker steps")
-        self._states.take(forecast, scales.maintenance, self._live.store, guarded.told_sigma)
 
     def _count_states(self) -> None:
         found = self._states.state
@@ -360,22 +378,39 @@ class Scorer(AccountCalls):
                 f"the clock went backwards: {format_us(moment)} was asked for after {format_us(self._now)}",
                 fix="score with the newest time, or with ts=None",
             )
+        self._check_jump(moment)
         return moment
+
+    def _check_jump(self, moment: int) -> None:
+        if self._now is not None and moment > self._now + MAX_JUMP:
+            raise DataError(
+                f"{format_us(moment)} is more than a year after {format_us(self._now)}, the last time seen",
+                fix="pass microseconds UTC, not nanoseconds; to go on after such a gap load a new scorer",
+            )
 
     def _take_prices(self, table: str, columns: Mapping[str, AnyArray]) -> None:
         if table != "marks":
             return
-        priced = np.flatnonzero(np.isfinite(columns["mark_close"]))
+        if self._now is None:
+            self._early.append(columns)  # no clock yet that could tell a price of the future
+            return
+        # One bar ahead is a feed that runs before its bars; more is a wrong clock, or wrong units.
+        latest = self._now + self._live.interval_us
+        ahead = np.maximum(columns["ts"], columns["known_at"]) > latest
+        for symbol in columns["symbol"][ahead].tolist():
+            self.telemetry.count("future_prices", label=symbol)
+        priced = np.flatnonzero(np.isfinite(columns["mark_close"]) & ~ahead)
         newest = priced[np.argsort(columns["ts"][priced], kind="stable")]
         last = dict(zip(columns["symbol"][newest].tolist(), newest.tolist(), strict=True))
         for symbol, row in last.items():
             self._prices.update(symbol, float(columns["mark_close"][row]), int(columns["ts"][row]))
 
-    def _take_closes(self, ts: int) -> None:
-        closes = self._live.closes()
-        for symbol, close in zip(self.markets, closes, strict=True):
+    def _take_closes(self) -> None:
+        """Prices of the closed bars, each as old as its bar: also where a market has none in the last one."""
+        times, closes = self._live.newest_closes()
+        for symbol, ts, close in zip(self.markets, times.tolist(), closes.tolist(), strict=True):
             if np.isfinite(close):
-                self._prices.update(symbol, float(close), ts)
+                self._prices.update(symbol, close, ts)
 
     def _count(self, table: str, checked: CheckedRows, n_late: int) -> None:
         self.telemetry.count("observed_rows", checked.n_rows - n_late, label=table)

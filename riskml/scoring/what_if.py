@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from riskml.arrays import AnyArray, Float1D
 from riskml.errors import DataError, Problem, nearest
 from riskml.risk.accounts import AccountBook
+from riskml.risk.engines.interface import current_marks
+from riskml.risk.outcome import Decisions
+from riskml.risk.pool_books import with_known_margins
 from riskml.risk.sums import sum_by
 from riskml.scoring.prices import is_number
 
@@ -62,6 +65,30 @@ def changed_book(
     return AccountBook.from_arrays(**columns), shocked
 
 
+def with_margins_of_traders(
+    book: AccountBook,
+    prices: Mapping[str, float],
+    trades: Sequence[Mapping[str, Any]],
+    score: Callable[[AccountBook], Decisions],
+) -> AccountBook:
+    """The book with the isolated margins that are not published fixed, of the accounts that trade.
+
+    A trade would else move them: each is its position's part of the equity.
+
+    Parameters
+    ----------
+    score : says what the collateral is worth now; asked only where a margin is not published.
+    """
+    traders = [trade.get("account_id") for trade in trades]
+    trading = np.asarray([name in traders for name in book.account_id.tolist()], dtype=np.bool_)
+    positions = book.positions
+    unknown = positions.isolated & np.isnan(positions.isolated_margin_usd) & (positions.size != 0.0)
+    if not (unknown & trading[positions.account]).any():
+        return book
+    mark, _ = current_marks(positions, prices)
+    return with_known_margins(book, mark, score(book).collateral_usd, trading)
+
+
 def _notional(positions: Mapping[str, Any], book: AccountBook) -> Float1D:
     """Sum of |size x mark| of each account [n_accounts]."""
     row = {str(name): place for place, name in enumerate(book.account_id)}
@@ -99,7 +126,7 @@ def _factor(names: AnyArray, moves: Mapping[str, float]) -> Float1D:
 
 def _book_columns(book: AccountBook, prices: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     ids, positions = np.asarray(book.account_id), book.positions
-    marks = np.where(np.isfinite(positions.mark_price), positions.mark_price, positions.entry_price)
+    marks = np.where(np.isfinite(positions.mark_price), positions.mark_price, positions.stated_entry_price)
     return {
         "accounts": {
             "account_id": ids,
@@ -118,7 +145,8 @@ def _book_columns(book: AccountBook, prices: Mapping[str, float]) -> dict[str, d
                 [prices.get(str(name), mark) for name, mark in zip(positions.symbol, marks, strict=True)]
             ),
             "margin_mode": np.where(positions.isolated, "isolated", "cross"),
-            "isolated_margin_usd": positions.isolated_margin_usd,
+            # What with_known_margins takes from an equity of 0 may be rounded to less.
+            "isolated_margin_usd": np.maximum(positions.isolated_margin_usd, 0.0),
         },
         "collateral": {
             "account_id": ids[book.collateral.account],
@@ -144,7 +172,7 @@ def _apply_trades(
     prices: Mapping[str, float],
     trades: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Merge trades into the positions; realised profit goes to cash, as a venue books it."""
+    """Merge trades into the positions; what is realised goes to cash, or to an isolated position's margin."""
     if not trades:
         return
     positions, accounts = columns["positions"], columns["accounts"]
@@ -192,6 +220,8 @@ def _apply_trades(
         realised, rows["size"][row], rows["entry_price"][row] = _fill(
             float(rows["size"][row]), float(rows["entry_price"][row]), float(trade["size"]), float(price)
         )
+        if rows["margin_mode"][row] == "isolated" and np.isfinite(rows["isolated_margin_usd"][row]):
+            realised = _into_margin(rows, row, realised)
         accounts["cash_usd"][account_row[trade["account_id"]]] += realised
     if problems:
         raise DataError.from_problems(problems, "the trades are not usable")
@@ -199,6 +229,19 @@ def _apply_trades(
         positions[name] = np.array(rows[name], dtype=np.float64)
     for name in ("account_id", "venue", "symbol", "margin_mode"):
         positions[name] = np.array(rows[name], dtype=object)
+
+
+def _into_margin(rows: dict[str, list[Any]], row: int, realised: float) -> float:
+    """Book what a trade realised to the margin of an isolated position; returns what goes to cash.
+
+    A position that is closed gives its margin back. It loses its margin at most.
+    """
+    size, entry, mark = (float(rows[name][row]) for name in ("size", "entry_price", "mark_price"))
+    left = float(rows["isolated_margin_usd"][row]) + realised
+    rows["isolated_margin_usd"][row] = max(left, 0.0) if size else np.nan
+    if not size:
+        return max(left, 0.0)
+    return min(left, 0.0) if left + size * (mark - entry) > 0.0 else 0.0
 
 
 def _trade_problem(trade: Mapping[str, Any], number: int, accounts: Mapping[str, int]) -> Problem | None:

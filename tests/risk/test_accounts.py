@@ -166,3 +166,9 @@ def test_an_order_without_a_price_is_refused() -> None:
 def test_an_account_that_is_no_dict_of_lists_is_refused(accounts: list[Any]) -> None:
     with pytest.raises(ContractError, match=r"has to be a (dict|list of dicts)"):
         AccountBook.from_dicts(accounts)
+
+
+def test_a_book_is_as_old_as_its_oldest_account() -> None:
+    accounts = {"account_id": ["a", "b"], "cash_usd": [1.0, 1.0], "ts": [5_000_000, 2_000_000]}
+    assert AccountBook.from_arrays(accounts).ts == 2_000_000
+    assert AccountBook.from_arrays({**accounts, "ts": [5_000_000, None]}).ts is None

@@ -387,8 +387,11 @@ def test_misuse_is_named() -> None:
     book = AccountBook.from_dicts([account("a", 2_000.0, position("BTC", 100_000.0))])
     with pytest.raises(DataError, match="account 'b' is not in the book"):
         _plans(book, accounts=["b"])
-    with pytest.raises(DataError, match="market 'BTC': a liquidity has to be >= 0, found nan"):
-        _plans(book, liquidity_usd={"BTC": np.nan})
+    with pytest.raises(DataError, match="market 'BTC': a liquidity has to be >= 0, found -1"):
+        _plans(book, liquidity_usd={"BTC": -1.0})
+    for bad in (-1.0, np.nan):
+        with pytest.raises(DataError, match=f"unknown_liquidity_usd has to be >= 0, found {bad}"):
+            _plans(book, unknown_liquidity_usd=bad)
     with pytest.raises(ConfigError, match="the breaker policy's horizon is '4h'"):
         _plans(book, BreakerPolicy(horizon="4h"))
     plans = _plans(book)

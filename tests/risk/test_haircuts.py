@@ -10,7 +10,7 @@ import pytest
 
 from riskml.facts import load_facts
 from riskml.risk import AccountBook, Decisions, Forecast, MarginPolicy, decide, numpy_law, reason_names
-from riskml.risk.collateral import Conditions, chain_facts, staleness_us, value_collateral
+from riskml.risk.collateral import Conditions, chain_facts, is_stale_chain, staleness_us, value_collateral
 from riskml.risk.haircuts import (
     MAX_SIZE_HAIRCUT,
     PEG_NU,
@@ -390,3 +390,10 @@ def test_every_pegged_asset_has_a_scale_below_which_it_is_never_taken() -> None:
         assert ("daily_deviation" in fact) == (fact.get("pegged_to") == "USD"), name
         assert ("market" in fact) != ("pegged_to" in fact), name
         assert 0.0 <= fact.get("daily_deviation", 0.0) < 0.01
+
+
+def test_a_chain_that_nobody_knows_is_stale_where_any_is_watched() -> None:
+    watched = Conditions(chain_age_us={"arbitrum": 0.0})
+    assert is_stale_chain("etherium", watched, TS)
+    assert not is_stale_chain("arbitrum", watched, TS)
+    assert not is_stale_chain("etherium", Conditions(), TS)

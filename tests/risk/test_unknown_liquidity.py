@@ -9,10 +9,14 @@ import pytest
 
 from riskml.errors import ConfigError
 from riskml.risk import AccountBook, Decisions, MarginPolicy, decide
+from riskml.risk.breaker_policy import BreakerPolicy
+from riskml.risk.deleverage import DeleveragePlan, deleverage_plans
 from riskml.risk.limits import market_limits
 from riskml.risk.margin import liquidity_cost, market_liquidity
 from riskml.risk.reasons import reason_names
 
+from .breaker_cases import account, position
+from .breaker_cases import score as breaker_score
 from .property_cases import TS, make_law, random_forecast, random_usd
 
 LAW = make_law("numpy")
@@ -108,3 +112,47 @@ def test_limits_and_decisions_read_the_same_liquidity() -> None:
 def test_a_policy_without_a_usable_number_is_refused(value: float) -> None:
     with pytest.raises(ConfigError, match=r"unknown_market_liquidity_usd has to lie in \[0, inf\]"):
         MarginPolicy(unknown_market_liquidity_usd=value)
+
+
+def _plan(usd: float, policy: BreakerPolicy | None = None, **more: Any) -> DeleveragePlan:
+    """The plan of one account that holds so much BTC on next to nothing."""
+    book = AccountBook.from_dicts([account("a", 1e-3 * usd, position("BTC", usd))])
+    (plan,) = deleverage_plans(book, breaker_score, policy or BreakerPolicy(), **more)
+    return plan
+
+
+def _largest(plan: DeleveragePlan) -> float:
+    return max(step.notional_usd for step in plan.steps)
+
+
+@pytest.mark.parametrize("given", [{}, {"BTC": np.nan}, {"ETH": 5e9}])
+def test_a_plan_takes_an_unknown_market_to_be_as_thin_as_margins_do(given: dict[str, float]) -> None:
+    for usd in (500.0, 1e5, 4e5):
+        plan, known = (_plan(usd, liquidity_usd=depth) for depth in (given, {"BTC": 1_000_000.0}))
+        assert [step.size for step in plan.steps] == [step.size for step in known.steps]
+        assert all("unknown-liquidity" in reason_names(step.reasons) for step in plan.steps)
+        assert not any("unknown-liquidity" in reason_names(step.reasons) for step in known.steps)
+    assert _largest(_plan(4e5, liquidity_usd=given)) == pytest.approx(50_000.0)
+    other = _plan(4e5, liquidity_usd=given, unknown_liquidity_usd=600_000.0)
+    assert _largest(other) == pytest.approx(30_000.0)
+    assert "size-against-liquidity" in reason_names(other.steps[0].reasons)
+
+
+@pytest.mark.parametrize(("usd", "fraction", "most"), [(1.4e7, 0.25, 16), (1e9, 0.25, 16), (1e9, 0.5, 4)])
+def test_not_knowing_a_market_makes_no_plan_of_hundreds_of_steps(
+    usd: float, fraction: float, most: int
+) -> None:
+    policy = BreakerPolicy(step_fraction=fraction)
+    for depth in (MarginPolicy.unknown_market_liquidity_usd, 0.0):
+        plan = _plan(usd, policy, liquidity_usd={}, unknown_liquidity_usd=depth)
+        assert plan.feasible
+        assert len(plan.steps) == most
+        assert _largest(plan) == pytest.approx(fraction**2 * usd)
+    tiny = _plan(3_000.0, policy, liquidity_usd={}, unknown_liquidity_usd=0.0)
+    assert _largest(tiny) == pytest.approx(1_000.0)  # min_step_usd
+
+
+def test_a_plan_that_does_not_ask_for_liquidity_is_bounded_by_the_fraction_alone() -> None:
+    plan = _plan(1.4e7)
+    assert _largest(plan) == pytest.approx(0.25 * 1.4e7)
+    assert not any("unknown-liquidity" in reason_names(step.reasons) for step in plan.steps)

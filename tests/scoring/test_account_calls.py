@@ -17,6 +17,7 @@ from riskml.risk.deleverage import apply_plans, deleverage_plans
 from riskml.risk.limits import account_limits, market_limits
 from riskml.risk.liquidation_price import LiquidationPrices, liquidation_prices
 from riskml.risk.order_check import check_orders
+from riskml.risk.policy import MarginPolicy
 from riskml.risk.reasons import reason_bit
 from riskml.scoring import AccountBook, Decisions, Scorer, account_engine
 from riskml.scoring.conditions import conditions_at, liquidity_at
@@ -239,6 +240,19 @@ def test_a_plan_restores_the_target_by_the_scorers_own_judgement(warm: Scorer, h
     decided = warm.what_if(after)
     assert decided.equity_usd[1] >= decided.initial_margin_usd[1]
     assert decided.initial_margin_usd[1] > 0.5 * decided.equity_usd[1]  # no more than that
+
+
+def test_a_plan_in_a_market_of_unknown_liquidity_is_bounded_by_the_scorers_margin_policy(
+    make_warm: Callable[..., Scorer],
+) -> None:
+    thick = make_warm(policy=MarginPolicy(unknown_market_liquidity_usd=1e9))
+    thin = make_warm(policy=MarginPolicy(unknown_market_liquidity_usd=2e5))
+    book = AccountBook.from_dicts(
+        [{"account_id": "a", "cash_usd": 10.0, "positions": [position("NEW", 80_000.0)]}]
+    )
+    steps = [scorer.deleverage(book, ["a"])[0].steps for scorer in (thick, thin)]
+    assert [max(step.notional_usd for step in of) for of in steps] == pytest.approx([20_000.0, 10_000.0])
+    assert all(step.reasons & reason_bit("unknown-liquidity") for of in steps for step in of)
 
 
 def test_prices_through_the_scorer_are_the_librarys_while_all_is_sound(

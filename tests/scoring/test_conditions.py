@@ -284,3 +284,26 @@ def test_an_open_interest_that_says_nothing_does_not_replace_the_one_before() ->
     later = NOW + 90 * DAY
     assert liquidity_at(cut(store, later), {}, later) == {"BTC": 500.0}
     assert liquidity_at(store, {}, NOW - 4 * HOUR) == {}
+
+
+@pytest.mark.parametrize(
+    ("usd", "base", "found"),
+    [
+        (1e300, np.nan, {"BTC": 5e6}),
+        (2e12, np.nan, {"BTC": 5e6}),
+        (np.nan, 1e20, {"BTC": 5e6}),
+        (np.nan, 1e11, {}),  # too much at this price only: unknown
+    ],
+)
+def test_an_open_interest_beyond_any_market_is_not_believed(
+    usd: float, base: float, found: dict[str, float]
+) -> None:
+    store = SeriesStore()
+    for age, stated, units in ((2 * HOUR, 5e6, np.nan), (HOUR, usd, base)):
+        ts = np.array([NOW - age])
+        row = {"ts": ts, "known_at": ts, "venue": ["binance"], "symbol": ["BTC"]}
+        store.append(
+            "open_interest",
+            {**row, "open_interest": np.array([units]), "open_interest_usd": np.array([stated])},
+        )
+    assert liquidity_at(store, {"BTC": 60_000.0}, NOW) == found

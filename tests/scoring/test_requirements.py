@@ -86,6 +86,24 @@ def test_anchors_are_let_go_with_the_first_sound_bar(bundle: LoadedBundle) -> No
     assert kept == [[], [slot(0)], [slot(0)], [], []]
 
 
+def test_the_worse_of_two_views_counts_for_what_pools_lack_and_have_to_spare(bundle: LoadedBundle) -> None:
+    alone = position("ETH", 5_000.0) | {"margin_mode": "isolated", "isolated_margin_usd": 100_000.0}
+    requirements = Requirements(bundle, FULL_OFFSETS)
+    spare, lacking = [], []
+    for number, (scale, degraded) in enumerate(((0.04, False), (0.004, True))):
+        requirements.take(bar(number, scale, scale, eth_degraded=degraded), MARKETS)
+        poor, rich = (
+            requirements.decide(account(position("BTC", 10_000.0), alone, cash=cash), slot(number), {})
+            for cash in (300.0, 50_000.0)
+        )
+        lacking.append([poor.initial_shortfall_usd[0], poor.maintenance_shortfall_usd[0]])
+        spare.append(rich.initial_spare_usd[0])
+    # The account touches a degraded market: its last sound bar was the stricter one.
+    assert lacking[0][0] > lacking[0][1] > 0.0
+    np.testing.assert_allclose(lacking[1], lacking[0], rtol=1e-9)
+    assert spare[1] == pytest.approx(spare[0])
+
+
 def test_maintenance_rises_at_a_limited_rate_and_initial_at_once(bundle: LoadedBundle) -> None:
     policy = MarginPolicy(rate_limit_per_hour=0.1, slow_weight=0.0, stressed_floor=0.0)
     plain = account(position("BTC", 10_000.0))

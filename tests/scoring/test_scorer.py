@@ -235,10 +235,13 @@ def test_a_saved_state_gives_identical_later_decisions(
 
 
 def test_a_state_of_another_bundle_is_refused_and_changes_nothing(
-    warm: Scorer, maker: ModuleType, book: AccountBook, tmp_path: Path
+    warm: Scorer, feed: Feed, maker: ModuleType, book: AccountBook, tmp_path: Path
 ) -> None:
     maker.make_tiny_bundle(tmp_path / "other", card="# Another\n")
-    path = Scorer.load(tmp_path / "other").save_state(tmp_path / "state.npz")
+    other = Scorer.load(tmp_path / "other")
+    feed.observe(other, 0, 0)
+    other.close_bar(slot(0))
+    path = other.save_state(tmp_path / "state.npz")
     before = warm.score(book)
     with pytest.raises(BundleError, match=r"state.npz was saved with bundle .*load the bundle that wrote"):
         warm.load_state(path)
