@@ -1,3 +1,3 @@
 """riskml: volatility and liquidation risk of perpetual futures, from Parquet to ONNX."""
 
-__version__ = "0.4.1"
+__version__ = "0.5.0"

@@ -1,6 +1,6 @@
 """The scorer: what a risk engine embeds.
 
-    scorer = Scorer.load("models/perp-1h-0.4.1")
+    scorer = Scorer.load("models/perp-1h-0.5.0")
     scorer.observe("bars", rows)             # any input table, as rows arrive
     forecast = scorer.close_bar(ts)          # once per closed bar
     scorer.on_price("BTC", 64_210.5, ts)     # every price
