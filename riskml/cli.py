@@ -8,6 +8,7 @@ they need when they run: ``riskml --help`` loads no data library.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
@@ -57,10 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary: --json promises an object on every end
         traceback.print_exc()
         outcome = _failure(error, "internal-error", FAILED, quiet=True)
-    if as_json:
-        print(outcome_json(outcome, command, time.monotonic() - started))
-    elif outcome.exit_code == 0 or outcome.text:
-        print_outcome(outcome)
+    try:
+        if as_json:
+            print(outcome_json(outcome, command, time.monotonic() - started))
+        elif outcome.exit_code == 0 or outcome.text:
+            print_outcome(outcome)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough: riskml score ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return outcome.exit_code
 
 

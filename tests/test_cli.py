@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -271,3 +274,18 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out.strip() == f"riskml {__version__}"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(repository: Path) -> None:
+    release = (repository / "models" / "RELEASE").read_text(encoding="utf-8").strip()
+    run = "import sys; from riskml.cli import main; sys.exit(main(['inspect', sys.argv[1]]))"
+    command = [sys.executable, "-c", run, str(repository / "models" / release)]
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # nobody reads
+    try:
+        done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write_end)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
