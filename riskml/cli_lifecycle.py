@@ -271,7 +271,8 @@ def promote(options: Namespace, progress: Progress) -> Outcome:
     judged = Path(options.fold) if options.fold else None
     now = current_release(models)
     verdict = judge(evaluation, now[1] if now else None)
-    if now and same_forecasts(manifest, verify_bundle(now[0])):
+    released = verify_bundle(now[0]) if now else manifest
+    if released.bundle_id != manifest.bundle_id and same_forecasts(manifest, released):
         left = tuple(problem for problem in verdict.problems if problem.code != "not-better")
         verdict = replace(verdict, problems=left)
     if judged is not None:

@@ -142,9 +142,9 @@ class AccountBook:
             name: typed_columns(name, data)
             for name, data in (
                 ("accounts", accounts),
-                ("positions", positions or {}),
-                ("collateral", collateral or {}),
-                ("orders", orders or {}),
+                ("positions", _or_none(positions)),
+                ("collateral", _or_none(collateral)),
+                ("orders", _or_none(orders)),
             )
         }
         ids = tables["accounts"]["account_id"]
@@ -204,7 +204,18 @@ class AccountBook:
         )
 
 
+def _or_none(data: Any) -> Any:
+    """A table that is not given has no rows."""
+    return {} if data is None or (isinstance(data, (list, tuple)) and not data) else data
+
+
 def _check_dicts(accounts: Sequence[Mapping[str, Any]], nested: Sequence[str]) -> None:
+    if isinstance(accounts, (Mapping, str)) or not hasattr(accounts, "__len__"):
+        raise ContractError(
+            f"the accounts have to be a list of dicts, found a {type(accounts).__name__}",
+            table="accounts",
+            fix="pass a list of dicts, one per account",
+        )
     for row, account in enumerate(accounts):
         if not isinstance(account, Mapping):
             raise ContractError(

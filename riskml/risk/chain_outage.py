@@ -9,8 +9,9 @@ cannot be closed for o hours either, so their law reaches o hours further, at ev
     requirement = max(requirement(whole book), stand_alone)
 
 It is never below the stand-alone number by construction. A shortfall is the sum of what the parts lack
-on their own: equity there does not help the rest, nor the other way round. Cash of an account with
-positions in several parts may be in any; the one where it helps least counts.
+on their own: equity there does not help the rest, nor the other way round, and within a part that of one
+pool no other (:mod:`riskml.risk.shortfall`). Cash of an account with positions in several parts may be in
+any; the one where it helps least counts. It is never below what the account lacks without an outage.
 
 **Several chains at once** are a part each: what is out of reach on one helps nothing on another. Requirement
 and shortfall are also never below those of any of the outages alone. The sum of more parts can be lower:
@@ -22,16 +23,16 @@ raise the haircut of remote collateral (:mod:`riskml.risk.haircuts`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from riskml.arrays import AnyArray, Bool1D, Bool2D, Float1D, Float2D, Float3D
-from riskml.errors import ConfigError
+from riskml.errors import ConfigError, DataError, nearest
 from riskml.facts import load_facts
 from riskml.risk.accounts import AccountBook, Collateral, Orders, Positions
-from riskml.risk.assess import INITIAL, MAINTENANCE
+from riskml.risk.assess import INITIAL, MAINTENANCE, MarketLaw
 from riskml.risk.collateral import Conditions, chain_facts
 from riskml.risk.decisions import decide
 from riskml.risk.forecast import Forecast
@@ -56,7 +57,7 @@ class ChainOutage:
     stand_alone_usd: Float2D
     """[2, n_accounts] what is on each chain out of reach and the rest, each on its own."""
     shortfall_usd: Float2D
-    """[2, n_accounts] what the parts lack, each on its own equity."""
+    """[2, n_accounts] what the pools of the parts lack, each on its own equity."""
 
 
 def chain_outage(
@@ -72,56 +73,86 @@ def chain_outage(
     conditions: Conditions | None = None,
     liquidity_usd: Mapping[str, float] | None = None,
     outage_h: float | None = None,
+    quantiles: Float2D | None = None,
 ) -> ChainOutage:
     """Requirements of a book with ``chain`` out of reach.
 
     Parameters
     ----------
-    chain : one, or several that are out of reach at once.
+    chain : one, or several that are out of reach at once. Each has facts, is a venue's home, or is one of the
+        book.
     outage_h : hours; None = the policy's ``chain_outage_h``.
+    quantiles : as of :meth:`riskml.risk.assess.MarketLaw.make`; None = those of the policy's levels.
     Others as in :func:`riskml.risk.decisions.decide`.
 
     Raises
     ------
-    ConfigError : an outage that is negative, NaN or infinite; no chain at all.
-    DataError : as in :func:`riskml.risk.decisions.decide`.
+    ConfigError : an outage that is negative, NaN, infinite or no number; no chain at all.
+    DataError : a chain that is not known; as in :func:`riskml.risk.decisions.decide`.
     """
     hours = policy.chain_outage_h if outage_h is None else outage_h
-    if not (np.isfinite(hours) and hours >= 0.0):
+    if not (_is_number(hours) and np.isfinite(hours) and hours >= 0.0):
         raise ConfigError(f"an outage lasts a finite number of hours, found {hours!r}", fix="write 1.0")
+    chains = _known_chains(book, chain)
     # Whose maintenance liquidates does not enter a requirement, and parts of a book have no venue's own.
     policy = replace(policy, barrier="riskml")
     slow = slow_scale(forecast, None, 0.0, policy).sigma if maintenance_sigma is None else maintenance_sigma
-    chains = [chain] if isinstance(chain, str) else list(dict.fromkeys(chain))
-    if not chains:
-        raise ConfigError("an outage of no chain at all is none", fix="name at least one chain")
     further = _reach_factor(forecast.horizons, hours)[None, :, None]
 
-    def under(part: AccountBook, factor: AnyArray | float) -> Decisions:
-        return decide(
+    def reaching(factor: AnyArray | float) -> Callable[[AccountBook], Decisions]:
+        reached = replace(forecast, sigma=forecast.sigma * factor)
+        market_law = MarketLaw.make(reached, slow * factor, policy, quantiles)
+        return lambda part: decide(
             part,
-            replace(forecast, sigma=forecast.sigma * factor),
+            reached,
             policy,
             law=law,
             ts=ts,
             prices=prices,
-            maintenance_sigma=slow * factor,
             conditions=conditions,
             liquidity_usd=liquidity_usd,
+            market_law=market_law,
         )
 
-    there = [_Part.of(book, on_chain(book, name), lambda part: under(part, further)) for name in chains]
-    whole = _requirements(under(book, 1.0))
+    as_ever, held_up = reaching(1.0), reaching(further)
+    there = [_Part.of(book, on_chain(book, name), held_up) for name in chains]
+    whole = as_ever(book)
     # Each outage alone, and all of them at once.
     outages = [[part] for part in there] + ([there] if len(there) > 1 else [])
-    found = [_outage(book, parts, lambda part: under(part, 1.0)) for parts in outages]
+    found = [_outage(book, parts, as_ever) for parts in outages]
     touched = np.stack([part.touched for part in there])
     return ChainOutage(
         _joined(chains, touched),
-        np.max([whole, *(stand_alone for stand_alone, _ in found)], axis=0),
+        np.max([_requirements(whole), *(stand_alone for stand_alone, _ in found)], axis=0),
         found[-1][0],
-        np.max([shortfall for _, shortfall in found], axis=0),
+        np.max([_shortfalls(whole), *(shortfall for _, shortfall in found)], axis=0),
     )
+
+
+def _known_chains(book: AccountBook, chain: str | Sequence[str]) -> list[str]:
+    """The chains that are out of reach, each once."""
+    if isinstance(chain, str):
+        chain = [chain]
+    if not isinstance(chain, Iterable):
+        raise DataError(
+            f"a chain has to be a name, found {chain!r}",
+            table="chains",
+            fix="write 'solana', or a list of names",
+        )
+    chains = list(chain)
+    if not chains:
+        raise ConfigError("an outage of no chain at all is none", fix="name at least one chain")
+    facts = load_facts("chains")
+    known = sorted({*facts["chain"], *facts["venue_home"].values(), *book_chains(book)})
+    for row, name in enumerate(chains):
+        if not isinstance(name, str) or name not in known:
+            raise DataError(
+                f"the chain {name!r} is not known.{nearest(str(name), known)}",
+                table="chains",
+                row=row,
+                fix=f"use one of {', '.join(known)}",
+            )
+    return list(dict.fromkeys(chains))
 
 
 @dataclass(frozen=True)
@@ -136,19 +167,25 @@ class _Part:
     """[n_accounts] has a position or collateral in it."""
     required_usd: Float2D
     """[2, n_accounts]."""
-    equity_usd: Float1D
-    """[n_accounts] without cash."""
+    lacking_usd: Float2D
+    """[2, n_accounts] what its pools lack without cash."""
+    lacking_with_cash_usd: Float2D
+    """[2, n_accounts] the same with the account's cash."""
 
     @classmethod
     def of(
         cls, book: AccountBook, rows: tuple[Bool1D, Bool1D, Bool1D], score: Callable[[AccountBook], Decisions]
     ) -> _Part:
-        decisions = score(_part(book, *rows))
+        part = _part(book, *rows)
+        decisions = score(part)
+        with_cash = score(replace(part, cash_usd=book.cash_usd)) if book.cash_usd.any() else decisions
         holds, touched = (np.zeros(len(book), dtype=np.bool_) for _ in range(2))
         holds[book.positions.account[rows[0]]] = True
         touched |= holds
         touched[book.collateral.account[rows[1]]] = True
-        return cls(rows, holds, touched, _requirements(decisions), decisions.equity_usd)
+        return cls(
+            rows, holds, touched, _requirements(decisions), _shortfalls(decisions), _shortfalls(with_cash)
+        )
 
 
 def _outage(
@@ -190,6 +227,9 @@ def worst_chain_outage(
     ----------
     chains : None = every chain of the book. Others as in :func:`chain_outage`.
     """
+    # Of a book without chains any will do: it touches nothing.
+    own = book_chains(book) or sorted(load_facts("chains")["chain"])[:1]
+    wanted = own if chains is None else _known_chains(book, chains)
     every = [
         chain_outage(
             book,
@@ -203,7 +243,7 @@ def worst_chain_outage(
             conditions=conditions,
             liquidity_usd=liquidity_usd,
         )
-        for chain in (book_chains(book) if chains is None else chains) or ("",)
+        for chain in wanted
     ]
     lack = np.stack([found.shortfall_usd[INITIAL] for found in every])
     need = np.stack([found.requirement_usd[INITIAL] for found in every])
@@ -225,9 +265,9 @@ def slow_bridges(conditions: Conditions, ts: int, hours: float | None = None) ->
 
     Raises
     ------
-    ConfigError : a negative delay.
+    ConfigError : a delay that is negative, NaN or no number.
     """
-    if hours is not None and not hours >= 0.0:
+    if hours is not None and not (_is_number(hours) and hours >= 0.0):
         raise ConfigError(f"a delay is a number of hours >= 0, found {hours!r}", fix="write 24.0")
     delays = dict(conditions.transfer_delay_h)
     for chain in load_facts("chains")["chain"]:
@@ -246,6 +286,16 @@ def _reach_factor(horizons: Sequence[str], outage_h: float) -> Float1D:
     return np.asarray(np.sqrt((hours + outage_h) / hours))
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _shortfalls(decisions: Decisions) -> Float2D:
+    rows = [np.empty(0), np.empty(0)]
+    rows[INITIAL], rows[MAINTENANCE] = decisions.initial_shortfall_usd, decisions.maintenance_shortfall_usd
+    return np.stack(rows)
+
+
 def _requirements(decisions: Decisions) -> Float2D:
     rows = [np.empty(0), np.empty(0)]
     rows[INITIAL], rows[MAINTENANCE] = decisions.initial_margin_usd, decisions.maintenance_margin_usd
@@ -258,11 +308,12 @@ def _shortfall(book: AccountBook, parts: Sequence[_Part]) -> Float2D:
     Cash is where a position needs it: in any part that has one, in the last part (the rest) where none has.
     """
     nowhere = ~np.any([part.holds for part in parts], axis=0)
-    without = [np.maximum(part.required_usd - part.equity_usd, 0.0) for part in parts]
     worst = np.full((2, len(book)), -np.inf)
     for number, part in enumerate(parts):
-        with_cash = np.maximum(part.required_usd - part.equity_usd - book.cash_usd, 0.0)
-        lacking = [with_cash if place == number else usd for place, usd in enumerate(without)]
+        lacking = [
+            one.lacking_with_cash_usd if place == number else one.lacking_usd
+            for place, one in enumerate(parts)
+        ]
         allowed = part.holds | (nowhere if number == len(parts) - 1 else False)
         worst = np.where(allowed, np.maximum(worst, np.sum(lacking, axis=0)), worst)
     return worst

@@ -55,6 +55,9 @@ class Conditions:
     """Per chain, hours that a transfer takes beyond the usual; absent = 0, NaN = no end known."""
     asset_liquidity_usd: Mapping[str, float] = field(default_factory=dict)
     """Per asset, what its own market can absorb, USD; absent = the policy's ``unknown_liquidity_usd``."""
+    settle_price_usd: Mapping[str, float] = field(default_factory=dict)
+    """Per asset, what profit that is paid in it is worth where no peg of it is known, as a stress assumes;
+    absent = 1. It values no collateral: a row's own price does."""
 
     def peg_value_usd(self, asset: str) -> float:
         """Redemption value of a pegged asset where it is known, else its market price; NaN = neither."""

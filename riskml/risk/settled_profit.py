@@ -50,8 +50,9 @@ def settle_asset(venue: str, symbol: str, ts: int) -> str:
 
 
 def settle_value(asset: str, conditions: Conditions) -> float:
-    """What profit in an asset counts for, in [0, 1]; 1 within bid-ask noise, and where no peg is known."""
+    """What profit in an asset counts for, in [0, 1]; 1 within bid-ask noise, and where nothing is known."""
     value = conditions.peg_value_usd(asset)
+    value = conditions.settle_price_usd.get(asset, math.nan) if math.isnan(value) else value
     return 1.0 if math.isnan(value) or value >= 1.0 - PEG_TOLERANCE else max(value, 0.0)
 
 
@@ -64,7 +65,7 @@ def withheld_profit(book: AccountBook, mark: Float1D, conditions: Conditions, ts
     """
     positions, n_accounts = book.positions, len(book)
     withheld = np.zeros(n_accounts)
-    if not (conditions.peg_price_usd or conditions.redemption_usd):
+    if not (conditions.peg_price_usd or conditions.redemption_usd or conditions.settle_price_usd):
         return withheld
     pairs, codes = positions.markets
     of_pair = [settle_asset(venue, symbol, ts) for venue, symbol in pairs]

@@ -17,9 +17,11 @@ from numpy.typing import ArrayLike
 from riskml.risk.accounts import AccountBook
 from riskml.risk.breaker import BreakerState
 from riskml.risk.breaker_policy import BreakerPolicy
+from riskml.risk.chain_outage import ChainOutage
 from riskml.risk.deleverage import DeleveragePlan
 from riskml.risk.liquidation_price import LiquidationPrices
 from riskml.risk.order_check import OrderCheck
+from riskml.risk.outcome import Decisions
 from riskml.scoring.account_engine import LIMIT_SIZES_USD, AccountEngine, LeverageLimits
 from riskml.scoring.market_states import MarketStates, breaker_policy
 from riskml.scoring.notice import MarginNotice
@@ -144,6 +146,52 @@ class AccountCalls(ABC):
         DataError : as for :meth:`score`.
         """
         return self._engine(book, ts).liquidation_prices(book)
+
+    def chain_outage(
+        self,
+        book: AccountBook,
+        chain: str | Sequence[str],
+        ts: TimeLike | None = None,
+        *,
+        outage_h: float | None = None,
+    ) -> ChainOutage:
+        """What is required while chains are out of reach, and what is lacking; nothing is remembered.
+
+        Never less than :meth:`score` would ask; see :mod:`riskml.risk.chain_outage` for the rules. An account
+        that touches a degraded market gets the strictest of all that its requirement is made from.
+
+        Parameters
+        ----------
+        chain : one, or several that are out of reach at once: chains that facts know, or of the book.
+        ts : time of the decision; None = the last time seen.
+        outage_h : hours; None = the policy's ``chain_outage_h``.
+
+        Raises
+        ------
+        ConfigError : an outage that is no number of hours; no chain at all.
+        DataError : a chain that neither facts nor the book know; as for :meth:`score`.
+        """
+        return self._engine(book, ts).chain_outage(book, chain, outage_h)
+
+    def slow_bridges(
+        self, book: AccountBook, hours: float | None = None, ts: TimeLike | None = None
+    ) -> Decisions:
+        """Decide as if every transfer between chains were slower; nothing is remembered.
+
+        Parameters
+        ----------
+        hours : by how much; None = as slow as each chain's canonical exit.
+        ts : time of the decision; None = the last time seen.
+
+        Raises
+        ------
+        ConfigError : a delay that is no number of hours >= 0.
+        DataError : as for :meth:`score`.
+        """
+        engine = self._engine(book, ts)
+        decisions = engine.slow_bridges(book, hours)
+        self._states.add_reasons(decisions.reasons, book, engine.ts)
+        return decisions
 
     def leverage_limits(
         self,

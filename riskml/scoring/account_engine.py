@@ -21,10 +21,12 @@ from riskml.errors import ConfigError
 from riskml.risk.accounts import AccountBook
 from riskml.risk.breaker import BreakerState
 from riskml.risk.breaker_policy import MARKET_STATES, BreakerPolicy
+from riskml.risk.chain_outage import ChainOutage, chain_outage, slow_bridges
 from riskml.risk.collateral import Conditions
 from riskml.risk.deleverage import DeleveragePlan, deleverage_plans
 from riskml.risk.engines.hyperliquid import tier_table
 from riskml.risk.engines.interface import current_marks
+from riskml.risk.explain import flag
 from riskml.risk.limits import AccountLimits, MarketLimits, account_limits, market_limits
 from riskml.risk.liquidation_price import LiquidationPrices, liquidation_prices
 from riskml.risk.order_check import OrderCheck, check_orders, wanted_orders
@@ -34,6 +36,14 @@ from riskml.risk.settled_profit import settle_profit
 from riskml.risk.trials import SIDES
 from riskml.scoring.notice import MarginNotice, margin_notice
 from riskml.scoring.requirements import Requirements, Scales
+from riskml.scoring.trades import after_trades, check_trades
+from riskml.scoring.what_if import (
+    find_moves,
+    moved_book,
+    moved_conditions,
+    moved_prices,
+    with_margins_of_traders,
+)
 
 LIMIT_SIZES_USD = (1e3, 1e4, 1e5, 1e6)
 """Position sizes that the leverage limits of markets are stated for, unless others are asked for."""
@@ -133,10 +143,92 @@ class AccountEngine:
 
     def settled(self, book: AccountBook) -> AccountBook:
         """The book as decisions take it, without profit that is withheld: a fill at the mark frees none."""
+        return self._settled(book)[0]
+
+    def _settled(self, book: AccountBook) -> tuple[AccountBook, Float1D]:
+        """:meth:`settled`, and what is withheld of each account [n_accounts] USD."""
         mark, _ = current_marks(book.positions, self.prices)
-        return settle_profit(book, mark, self.conditions, self.ts, lambda: self.decide(book).collateral_usd)[
-            0
-        ]
+        return settle_profit(book, mark, self.conditions, self.ts, lambda: self.decide(book).collateral_usd)
+
+    def what_if(
+        self,
+        book: AccountBook,
+        trades: Sequence[Mapping[str, Any]] | None,
+        shock: Mapping[str, float] | float | None,
+        markets: Sequence[str] = (),
+    ) -> tuple[Decisions, AccountBook]:
+        """Decide on the book after ``trades`` and then ``shock``, and that book.
+
+        Reasons that say what is not known, or withheld, of the book as it is stay, also where the change
+        makes a number of it.
+
+        Parameters
+        ----------
+        markets : further symbols that a shock may name, beside those of the book and of prices.
+        Others, and errors, as of :meth:`riskml.scoring.Scorer.what_if`.
+        """
+        wanted = check_trades(book, trades, self.prices)
+        moves = find_moves(book, shock, {*markets, *self.prices}, self.conditions, self.ts)
+        then = replace(
+            self,
+            prices=moved_prices(self.prices, moves),
+            conditions=moved_conditions(self.conditions, moves),
+        )
+        changed, withheld = book, np.zeros(len(book))
+        if wanted:
+            # What a trade realises is in cash before the pegs move: their moves are taken first.
+            changed, withheld = replace(self, conditions=then.conditions)._settled(book)
+            trading = np.isin(np.arange(len(book)), [trade.account for trade in wanted])
+            changed = with_margins_of_traders(changed, self.prices, trading, self.decide)
+            changed = after_trades(changed, self.prices, wanted)
+        changed = moved_book(changed, book, self.prices, moves)
+        decisions = then.decide(changed)
+        _, missing = current_marks(book.positions, self.prices)
+        flag(decisions.reasons, "missing-price", missing, book.positions.account)
+        flag(decisions.reasons, "peg-deviation", withheld > 0.0)
+        return decisions, changed
+
+    def slow_bridges(self, book: AccountBook, hours: float | None = None) -> Decisions:
+        """Decide with every transfer slower (:func:`riskml.risk.chain_outage.slow_bridges`)."""
+        return replace(self, conditions=slow_bridges(self.conditions, self.ts, hours)).decide(book)
+
+    def chain_outage(
+        self, book: AccountBook, chain: str | Sequence[str], outage_h: float | None = None
+    ) -> ChainOutage:
+        """:func:`riskml.risk.chain_outage.chain_outage` on this engine.
+
+        Of an account that touches a degraded market, the largest numbers over all views.
+        """
+
+        def under(view: Scales) -> ChainOutage:
+            return chain_outage(
+                book,
+                chain,
+                view.forecast,
+                self.requirements.policy,
+                law=self.requirements.bundle.account,
+                ts=self.ts,
+                prices=self.prices,
+                maintenance_sigma=view.maintenance,
+                quantiles=view.quantiles,
+                conditions=self.conditions,
+                liquidity_usd=self.liquidity_usd,
+                outage_h=outage_h,
+            )
+
+        newest, *others = self.requirements.views_at(self.ts)
+        found = under(newest)
+        touched = (self.decide(book).reasons & _DEGRADED) > 0 if others else np.zeros(0, dtype=np.bool_)
+        for view in others if touched.any() else ():
+            other = under(view)
+            worse = {
+                name: np.where(
+                    touched, np.maximum(getattr(found, name), getattr(other, name)), getattr(found, name)
+                )
+                for name in ("requirement_usd", "stand_alone_usd", "shortfall_usd")
+            }
+            found = replace(found, **worse)
+        return found
 
     def notice(self, book: AccountBook) -> MarginNotice:
         """:func:`riskml.scoring.notice.margin_notice` on this engine."""

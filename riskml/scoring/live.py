@@ -11,7 +11,7 @@ itself is in the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -126,6 +126,12 @@ class LiveFeatures:
         row = known.index(symbol)
         lost = self.guard.watch.lost_names(row)
         may_go = tuple(name for name in lost if not _is_of_the_bar(name))
+        if isinstance(names, (str, bytes)) or not isinstance(names, (Iterable, type(None))):
+            raise DataError(
+                f"the inputs have to be a list of names, found {names!r}",
+                market=symbol,
+                fix=f"pass a list, of {', '.join(may_go) or 'nothing'}",
+            )
         wanted = may_go if names is None else tuple(names)
         for name in wanted:
             if name not in may_go:

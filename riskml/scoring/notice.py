@@ -16,6 +16,7 @@ from riskml.arrays import AnyArray, Float1D
 from riskml.risk.accounts import AccountBook
 from riskml.risk.collateral import Conditions
 from riskml.risk.margin import hours_to_target
+from riskml.risk.outcome import Decisions
 from riskml.scoring.requirements import Requirements
 from riskml.units import format_us
 
@@ -35,11 +36,9 @@ class MarginNotice:
     """[n_accounts] what will be asked while forecast, prices and book stay as they are; never less."""
     hours: Float1D
     """[n_accounts] until then, of the slowest of the account's markets; 0 = nothing is announced."""
-
-    @property
-    def call_usd(self) -> Float1D:
-        """[n_accounts] what the account will be short of by then; 0 = nothing."""
-        return np.asarray(np.maximum(self.announced_usd - self.equity_usd, 0.0))
+    call_usd: Float1D
+    """[n_accounts] what its pools will be short of by then; 0 = nothing. Equity set aside for an isolated
+    position pays for no other pool, so it is not ``announced_usd`` less ``equity_usd``."""
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One JSON-ready dict per account; ``hours`` is None where the limit never lets it get there."""
@@ -67,8 +66,8 @@ def margin_notice(
 ) -> MarginNotice:
     """Notices of a book at ``ts``; nothing is remembered. Parameters as of :meth:`Requirements.decide`."""
 
-    def asked(announced: bool) -> tuple[Float1D, Float1D]:
-        decisions = requirements.decide(
+    def asked(announced: bool) -> Decisions:
+        return requirements.decide(
             book,
             ts,
             prices,
@@ -77,13 +76,12 @@ def margin_notice(
             remember=False,
             announced=announced,
         )
-        return decisions.maintenance_margin_usd, decisions.equity_usd
 
     scales = requirements.scales
     if scales is None:
         raise AssertionError("take a bar before giving notice")
-    now, equity = asked(announced=False)
-    then, _ = asked(announced=True)
+    decided, coming = asked(announced=False), asked(announced=True)
+    now, then = decided.maintenance_margin_usd, coming.maintenance_margin_usd
     of_market = hours_to_target(scales.forecast, scales.maintenance, scales.target, requirements.policy)
     known = dict(zip(scales.forecast.markets, np.nan_to_num(of_market, posinf=np.inf).tolist(), strict=True))
     pairs, codes = book.positions.markets
@@ -93,4 +91,12 @@ def margin_notice(
     if len(held):
         np.maximum.at(hours, book.positions.account[held], of_pair[codes[held]])
     rising = then > now
-    return MarginNotice(book.account_id, ts, equity, now, np.maximum(then, now), np.where(rising, hours, 0.0))
+    return MarginNotice(
+        book.account_id,
+        ts,
+        decided.equity_usd,
+        now,
+        np.maximum(then, now),
+        np.where(rising, hours, 0.0),
+        np.maximum(decided.maintenance_shortfall_usd, coming.maintenance_shortfall_usd),
+    )

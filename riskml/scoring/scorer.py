@@ -41,7 +41,6 @@ from riskml.scoring.prices import PriceBook
 from riskml.scoring.requirements import Requirements
 from riskml.scoring.session import LoadedBundle, load_bundle
 from riskml.scoring.telemetry import Telemetry
-from riskml.scoring.what_if import changed_book, with_margins_of_traders
 from riskml.units import DAY, MINUTE, TimeLike, format_us, to_us
 
 MAX_JUMP = 366 * DAY
@@ -236,7 +235,7 @@ class Scorer(AccountCalls):
         """
         moment = self._moment(ts)
         with self.telemetry.timed("score"):
-            decisions = self._decide(book, moment, self._prices.newer_than(book.ts), remember=True)
+            decisions = self._decide(book, moment)
         self._now = moment
         self.telemetry.count("scored_accounts", len(book))
         return decisions
@@ -252,20 +251,21 @@ class Scorer(AccountCalls):
         Parameters
         ----------
         trades : dicts with ``account_id``, ``venue``, ``symbol``, ``size`` (signed) and optionally
-            ``price`` (default: the current one).
-        shock : move per symbol as a fraction (-0.2 = a fall by 20 %), or one for all. It marks
-            positions and volatile collateral of those symbols.
+            ``price`` (default: the current one), ``margin_mode`` of a position that the trade opens (the
+            account's) and ``isolated_margin_usd``, set aside from cash for an isolated one (none).
+        shock : move per symbol as a fraction (-0.2 = a fall by 20 %), or one for all (``*`` beside named
+            ones). It marks positions and volatile collateral of those symbols. A stablecoin moves only
+            where it is named: its peg, what redeems it, and what profit that is paid in it counts for.
 
         Raises
         ------
-        DataError : a trade names an unknown account or has no price; a shock of -1 or less, or of an
-            unknown symbol.
+        DataError : trades that are no list of dicts, or cannot be done (all findings at once); a shock of
+            -1 or less, or of an unknown symbol.
         """
         engine = self._engine(book, None)
-        if trades:
-            book = with_margins_of_traders(engine.settled(book), engine.prices, trades, engine.decide)
-        changed, prices = changed_book(book, engine.prices, trades or (), shock, self.markets)
-        return self._decide(changed, engine.ts, prices, remember=False)
+        decisions, changed = engine.what_if(book, trades, shock, self.markets)
+        self._states.add_reasons(decisions.reasons, changed, engine.ts)
+        return decisions
 
     @property
     def lost_inputs(self) -> dict[str, tuple[str, ...]]:
@@ -333,12 +333,11 @@ class Scorer(AccountCalls):
         self._states = MarketStates(self.breaker, breaker)
         self._cached, self._early = None, []
 
-    def _decide(
-        self, book: AccountBook, ts: int, prices: Mapping[str, float], *, remember: bool
-    ) -> Decisions:
+    def _decide(self, book: AccountBook, ts: int) -> Decisions:
         conditions, liquidity = self._surroundings(ts)
+        prices = self._prices.newer_than(book.ts)
         decisions = self._requirements.decide(
-            book, ts, prices, conditions=conditions, liquidity_usd=liquidity, remember=remember
+            book, ts, prices, conditions=conditions, liquidity_usd=liquidity
         )
         self._states.add_reasons(decisions.reasons, book, ts)
         return decisions

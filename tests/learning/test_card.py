@@ -101,6 +101,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit_run(make_toy(), recipe, tmp_path_factory.mktemp("card") / "run").path
 
 
+@pytest.mark.slow
 def test_the_folds_of_the_same_recipe_come_into_the_card(run: Path, tmp_path: Path) -> None:
     digest = recipe_digest(json.loads((run / "run.json").read_text(encoding="utf-8"))["recipe"])
     file = tmp_path / "folds.json"

@@ -113,6 +113,7 @@ def expert_of(net: Any) -> GammaExpert:
     return fit_gamma(x, y, np.zeros_like(y), rows, None, spec, seed=1, n_threads=1)
 
 
+@pytest.mark.slow
 def test_network_and_graph_say_the_same_with_two_members_and_trees() -> None:
     nets = [member(0), member(1)]
     both = EnsembleNet(nets, has_expert=True)
@@ -178,6 +179,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit_run(make_toy(), RECIPE, tmp_path_factory.mktemp("ensemble") / "run").path
 
 
+@pytest.mark.slow
 def test_a_run_with_members_and_trees_is_read_back_and_exported(run: Path, tmp_path: Path) -> None:
     from riskml.learning.export import export_bundle
     from riskml.scoring.session import load_bundle

@@ -208,6 +208,31 @@ def test_cash_counts_on_the_side_where_it_helps_least() -> None:
     assert _outage([home], "arbitrum").shortfall_usd[0, 0] == 0.0
 
 
+def test_the_spare_margin_of_an_isolated_position_covers_no_part_of_a_shortfall() -> None:
+    rich = _position("sim", "ETH", 1_000.0, margin_mode="isolated", isolated_margin_usd=50_000.0)
+    short, far = _position("sim", "BTC", 40_000.0), _position("drift", "SOL", 9_000.0)
+    for cash in (0.0, 300.0, -300.0):
+        found = _outage([_account("a", cash, [rich, short, far], [])], "arbitrum")
+        parts = [
+            _decide([_account("a", 0.0, [row], [])], law, MarginPolicy())
+            for row, law in ((short, _reaching_further(1.0)), (far, _forecast()))
+        ]
+        for row, name in enumerate(("initial_margin_usd", "maintenance_margin_usd")):
+            needs = sum(float(getattr(part, name)[0]) for part in parts)
+            assert found.shortfall_usd[row, 0] == pytest.approx(needs - cash, abs=0.03)
+
+
+def test_an_outage_lacks_no_less_than_the_account_lacks_without_one() -> None:
+    rng = np.random.default_rng(15)
+    accounts = [_random_account(rng, str(number)) for number in range(200)]
+    whole = _decide(accounts, _forecast(), MarginPolicy())
+    for chain in ("arbitrum", "solana", "optimism"):
+        found = _outage(accounts, chain)
+        for row, name in enumerate(("initial_shortfall_usd", "maintenance_shortfall_usd")):
+            assert np.all(found.shortfall_usd[row] >= getattr(whole, name))
+    assert np.any(whole.initial_shortfall_usd > 0.0)
+
+
 def test_a_longer_outage_never_asks_for_less() -> None:
     rng = np.random.default_rng(13)
     accounts = [_random_account(rng, str(number)) for number in range(500)]

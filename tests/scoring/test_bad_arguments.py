@@ -154,3 +154,40 @@ def test_accounts_of_a_plan_that_are_no_names_are_refused(
 def test_a_table_of_a_book_that_is_no_columns_is_refused() -> None:
     with pytest.raises(ContractError, match="table 'accounts': accounts have to be columns by name"):
         AccountBook.from_arrays([{"account_id": "a", "cash_usd": 1.0}])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "accounts",
+    [None, 5, "ab", {"account_id": "a"}, (row for row in ())],
+    ids=["none", "5", "text", "dict", "it"],
+)
+def test_accounts_that_are_no_list_of_dicts_are_refused(accounts: Any) -> None:
+    with pytest.raises(ContractError, match="the accounts have to be a list of dicts, found a ") as raised:
+        AccountBook.from_dicts(accounts)
+    assert raised.value.table == "accounts"
+    assert raised.value.fix == "pass a list of dicts, one per account"
+
+
+@pytest.mark.parametrize("table", ["positions", "collateral", "orders"])
+@pytest.mark.parametrize("rows", [np.zeros(3), [1], "x", 0, False], ids=["array", "list", "text", "0", "no"])
+def test_rows_of_a_book_that_are_no_columns_are_refused(table: str, rows: Any) -> None:
+    accounts = {"account_id": ["a"], "cash_usd": [1.0]}
+    with pytest.raises(ContractError, match=f"{table} have to be columns by name, found a ") as raised:
+        AccountBook.from_arrays(accounts, **{table: rows})
+    assert raised.value.fix
+    for nothing in (None, {}, [], ()):
+        assert len(AccountBook.from_arrays(accounts, **{table: nothing})) == 1  # type: ignore[arg-type]
+
+
+def test_no_accounts_at_all_are_refused() -> None:
+    with pytest.raises(ContractError, match="accounts have to be columns by name, found a NoneType"):
+        AccountBook.from_arrays(None)  # type: ignore[arg-type]
+    assert len(AccountBook.from_dicts([])) == len(AccountBook.from_dicts(())) == 0
+
+
+@pytest.mark.parametrize("names", ["funding_8h", 5, b"x"])
+def test_inputs_to_retire_that_are_no_list_are_refused(warm: Scorer, names: Any) -> None:
+    with pytest.raises(DataError, match="the inputs have to be a list of names, found ") as raised:
+        warm.retire_inputs("BTC", names)
+    assert raised.value.market == "BTC"
+    assert str(raised.value.fix).startswith("pass a list, of ")

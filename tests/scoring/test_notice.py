@@ -63,6 +63,25 @@ def test_a_rise_that_the_limit_holds_back_is_announced(stormy: Scorer, book: Acc
     assert notice.hours[3] == notice.announced_usd[3] == 0.0
 
 
+def test_the_spare_margin_of_an_isolated_position_answers_no_call(stormy: Scorer) -> None:
+    btc = position("BTC", 6_000.0)
+    rich = position("ETH", 1_000.0, margin_mode="isolated", isolated_margin_usd=90_000.0)
+    row = {"cash_usd": 50.0, "ts": slot(N_HISTORY + 200)}
+    held = AccountBook.from_dicts(
+        [
+            row | {"account_id": "cross", "positions": [btc]},
+            row | {"account_id": "both", "positions": [btc, rich]},
+            row | {"account_id": "rich", "positions": [rich]},
+        ]
+    )
+    notice = stormy.notice(held)
+    np.testing.assert_allclose(notice.call_usd[:2], notice.announced_usd[0] - 50.0, rtol=1e-12)
+    assert notice.call_usd[2] == 0.0
+    assert notice.call_usd[0] > stormy.what_if(held).maintenance_shortfall_usd[0] > 0.0
+    assert notice.equity_usd[1] > 1_000.0 + notice.announced_usd[1]
+    assert notice.to_dicts()[1]["call_usd"] == notice.call_usd[1]
+
+
 def test_what_was_announced_is_what_comes_when_nothing_else_changes(
     stormy: Scorer, book: AccountBook
 ) -> None:
