@@ -100,7 +100,12 @@ class AccountBook:
     maintenance_margin_usd: Float1D
     """[n_accounts] the venue's own requirement; NaN = not published."""
     margin_mode: AnyArray
-    """[n_accounts] cross, isolated or portfolio; for positions that do not state their own."""
+    """[n_accounts] cross, isolated or portfolio; for positions that do not state their own.
+
+    Cross and portfolio positions share the account's pool, its collateral and, by the forecast's law, its
+    offsets: riskml margins both as one portfolio. Venues that give a cross account no offsets are the
+    engines' to state. An isolated position is a pool of its own.
+    """
     positions: Positions
     collateral: Collateral
     orders: Orders
