@@ -66,7 +66,9 @@ def warm_scorer(
     """A scorer that has observed the lake's rows known by ``at`` and closed the last bar before it.
 
     It says what one that had run for ever would say: the last row of a silent peg, chain or open interest
-    and the last close of a market without a bar now are read however old they are.
+    and the last close of a market without a bar now are read however old they are. The guards know the last
+    week alone: a market that has been dark, or an input that has been lost, for longer is no more held at its
+    last sound forecast.
 
     Raises
     ------

@@ -143,7 +143,7 @@ def deleverage_plans(
             f"the breaker policy's horizon is '{policy.horizon}'.{nearest(policy.horizon, whole.horizons)}",
             fix=f"use one of {', '.join(whole.horizons)}",
         )
-    pools = split_pools(chosen, mark, whole.collateral_usd)
+    pools = split_pools(chosen, mark, whole.collateral_usd, whole.equity_usd)
     ordered = score(pools.book)
     plain = score(without_orders(pools.book)) if len(pools.book.orders.size) else ordered
     meter = Meter(score, policy, liquidity_usd, unknown_liquidity_usd)

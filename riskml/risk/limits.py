@@ -32,7 +32,7 @@ from riskml.risk.forecast import Forecast
 from riskml.risk.law import AccountLawFn
 from riskml.risk.margin import market_liquidity, round_up_cents, slow_scale
 from riskml.risk.policy import MarginPolicy
-from riskml.risk.pool_books import Score
+from riskml.risk.pool_books import Score, with_known_margins
 from riskml.risk.pools import Legs
 from riskml.risk.sums import sum_by
 from riskml.risk.trials import SIDES, Trials, engine_prices, own_marks
@@ -189,6 +189,8 @@ def account_limits(
     held = book.positions
     live = np.asarray([price[pair] for pair in held.markets[0]], dtype=np.float64)[held.markets[1]]
     mark = np.where(np.isnan(live), own_marks(held), live)
+    # Else a trial would split the equity anew between positions whose margin is not published.
+    known = with_known_margins(book, mark, now.collateral_usd)
     gross = sum_by(held.account, np.abs(held.size * mark), len(book))
     n_accounts, n_trials = len(book), len(pairs) * len(SIDES)
     limit = np.zeros(n_accounts * n_trials)
@@ -197,7 +199,7 @@ def account_limits(
     for first in range(0, n_accounts, step):
         accounts = np.arange(first, min(first + step, n_accounts))
         span = slice(first * n_trials, (first + len(accounts)) * n_trials)
-        trials = Trials.make(book, accounts, pairs, price, decide_book)
+        trials = Trials.make(known, accounts, pairs, price, decide_book)
         limit[span], reasons[span] = trials.search(now)
     equity, asked = now.equity_usd, now.initial_margin_usd
     shape = (n_accounts, len(pairs), len(SIDES))

@@ -222,7 +222,9 @@ def _pool_tests(
     own[alone] = n_orders + np.searchsorted(isolated, fills.place[alone])
     short = scored.initial_margin_usd[own] > equity[own]
     cross = scored.initial_margin_usd[:n_orders] > equity[:n_orders]
-    short |= fills.moves_margin & cross
+    # Cash set aside by the order, or the share of the equity that a new position without a margin takes.
+    draws = fills.moves_margin | (alone & np.isnan(positions.isolated_margin_usd[fills.place]))
+    short |= draws & cross
     share = policy.leverage_shares[level]
     exposure = np.abs(positions.size[fills.place]) * fills.mark[fills.place]
     names = zip(positions.venue[fills.place], positions.symbol[fills.place], strict=True)

@@ -137,9 +137,14 @@ class Trials:
         size = positions.size.copy()
         size[self.traded] += change
         # Filled at the price that it is valued at, an order makes no profit: what the position's entry
-        # price makes of it is booked as cash.
-        cash = self.book.cash_usd - change * (self.price - positions.entry_price[self.traded])
-        return self.decide_book(replace(self.book, cash_usd=cash, positions=replace(positions, size=size)))
+        # price makes of it is booked, to cash or to the margin of the isolated position.
+        made = change * (self.price - positions.entry_price[self.traded])
+        margin = positions.isolated_margin_usd.copy()
+        alone = positions.isolated[self.traded] & np.isfinite(margin[self.traded])
+        margin[self.traded] -= np.where(alone, made, 0.0)
+        cash = self.book.cash_usd - np.where(alone, 0.0, made)
+        filled = replace(positions, size=size, isolated_margin_usd=margin)
+        return self.decide_book(replace(self.book, cash_usd=cash, positions=filled))
 
     def search(self, now: Decisions) -> tuple[Float1D, NDArray[np.uint64]]:
         """Largest accepted size of every trial, rounded down to cents, and why the next one was refused.

@@ -170,7 +170,7 @@ def open_interest_at(store: SeriesStore, prices: Mapping[str, float], ts: int) -
             float(rows.columns[name][place]) if name in rows.columns else np.nan
             for name in ("open_interest_usd", "open_interest")
         )
-        value = usd if np.isfinite(usd) else base * prices.get(key.name, np.nan)
+        value = usd if 0.0 <= usd <= MAX_OPEN_INTEREST_USD else base * prices.get(key.name, np.nan)
         if 0.0 <= value <= MAX_OPEN_INTEREST_USD:
             found[key] = value
     return found

@@ -79,7 +79,7 @@ def check_trades(book: AccountBook, trades: Any, prices: Mapping[str, float]) ->
     checked: list[Trade] = []
     problems: list[Problem] = []
     for row, trade in enumerate(trades):
-        found = _trade_problems(trade, row, book)
+        found = _trade_problems(trade, row, market.accounts)
         if not found:
             made = market.trade(trade)
             found = _price_problems(made, row) + market.margin_problems(made, checked, row)
@@ -248,7 +248,7 @@ class _Market:
         ]
 
 
-def _trade_problems(trade: Any, row: int, book: AccountBook) -> list[Problem]:
+def _trade_problems(trade: Any, row: int, accounts: Mapping[str, int]) -> list[Problem]:
     """What is wrong with a trade in itself and in its account."""
     if not isinstance(trade, Mapping):
         return [
@@ -286,14 +286,13 @@ def _trade_problems(trade: Any, row: int, book: AccountBook) -> list[Problem]:
         for name in _NAMES
         if name in trade and not (isinstance(trade[name], str) and trade[name])
     ]
-    return problems or _value_problems(trade, book, problem)
+    return problems or _value_problems(trade, accounts, problem)
 
 
-def _value_problems(trade: Mapping[str, Any], book: AccountBook, problem: Any) -> list[Problem]:
+def _value_problems(trade: Mapping[str, Any], accounts: Mapping[str, int], problem: Any) -> list[Problem]:
     """Values of a trade whose keys are known and whose names are text."""
     problems = []
     account, size, mode = trade["account_id"], trade["size"], trade.get("margin_mode")
-    accounts = [str(name) for name in book.account_id]
     if account not in accounts:
         message = f"account '{account}' is not in the book.{nearest(account, accounts)}"
         problems.append(problem("unknown-account", message, "use an account of the book"))
