@@ -28,160 +28,26 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from product_rows import Part, collect, tiers
 
 from riskml import metrics
 from riskml.arrays import BoolND, Float1D, Float3D, FloatND, Int1D, TimeUs
-from riskml.backfill.forecasts import forecast_history, history_markets
-from riskml.learning.baselines import ewma_forecast, fhs_margins, fhs_scales, tune_half_life
-from riskml.learning.evaluation_data import load_data
-from riskml.learning.protocol import (
-    FOLDS,
-    LONG_MARKETS,
-    RETIRE_AFTER,
-    EvaluationData,
-    Fold,
-    margin_distance,
-)
+from riskml.learning.protocol import FOLDS, margin_distance
 from riskml.learning.protocol import simple_requirement as usd
 from riskml.learning.runs import append_record
-from riskml.learning.walk_forward import fold_path
-from riskml.risk.engines.hyperliquid import tier_table
 from riskml.risk.forecast import Forecast
-from riskml.risk.margin import ReferenceSigma, reference_sigma, slow_scale
+from riskml.risk.margin import ReferenceSigma, slow_scale
 from riskml.risk.policy import MarginPolicy
-from riskml.scoring.session import load_bundle
 from riskml.tables.lake import Lake
-from riskml.units import DAY, HOUR, YEAR, duration_us, to_us
+from riskml.units import HOUR, YEAR
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "training" / "results" / "two_products.jsonl"
-TIERS_OF = "2025-06-01"
-"""Static tiers of this day are held against every year, as a venue's table would be."""
 AIMS = {"breach": 0.005, "peak_to_trough": 4.0, "one_day_rise": 0.6}
 """Fixed limits of the maintenance product; average and excess are limited by the yardsticks."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Forecasts and outcomes of one bundle from the start of its calibrate part to the end of its test."""
-
-    ts: TimeUs
-    sigma: FloatND
-    """[n, n_markets, n_horizons, 2] what the graph says, as the evaluation measures it."""
-    nu: Float3D
-    served_sigma: FloatND
-    """After the guards, which hold scales up while a source is missing; inputs lost for a week retired."""
-    served_nu: Float3D
-    held_sigma: FloatND
-    """The same where nobody ever retires an input, however long ago its source ended."""
-    held_nu: Float3D
-    degraded: BoolND
-    """[n, n_markets] rows where the guards hold up."""
-    available: BoolND
-    """[n, n_markets] the market's bar is there."""
-    power: Float1D
-    stressed: Float3D
-    """[n_markets, n_horizons, 2] of the manifest."""
-    long_run: Float3D
-    excursion: FloatND
-    """As ``sigma``; NaN where the window is not known."""
-    margins: Mapping[str, FloatND]
-    """Log distance of the yardsticks, as ``sigma``."""
-    data_end: int
-
-    def served(self) -> Part:
-        """The same rows as a scorer would have served them."""
-        return replace(self, sigma=self.served_sigma, nu=self.served_nu)
-
-    @property
-    def calibrate(self) -> BoolND:
-        """[n] rows of the calibrate part whose longest window ends in it."""
-        return np.asarray(self.ts + DAY <= self.data_end)
-
-    @property
-    def test(self) -> BoolND:
-        """[n] rows after the purge."""
-        return np.asarray(self.ts >= self.data_end + DAY)
-
-
-# ---------------------------------------------------------------- rows
-
-
-def collect(fold: Fold, folds: Path, lake: Lake) -> Part:
-    """Forecast, tune and simulate one fold."""
-    bundle = load_bundle(fold_path(folds, fold, "1h"))
-    manifest, names = bundle.manifest, list(LONG_MARKETS)
-    start, end = to_us(manifest.calibrate_start), to_us(fold.test_end)
-    every = {market.symbol: market for market in history_markets(bundle, lake, names)}
-    markets = [every[name] for name in names]
-    data = load_data(lake, markets, to_us(manifest.fit_start), end, interval="1h", horizons=manifest.horizons)
-    history = forecast_history(bundle, lake, start, end, markets=names)
-    served, held = (
-        forecast_history(bundle, lake, start, end, markets=names, guarded=True, retire_after=after)
-        for after in (RETIRE_AFTER, None)
-    )
-    rows = data.between(int(history.ts[0]), int(history.ts[-1]) + 1)
-    if not np.array_equal(data.ts[rows], history.ts):
-        raise AssertionError("forecasts and outcomes are of the same grid of bars")
-    reference = reference_sigma(manifest.reference_sigma, tuple(names), len(manifest.horizons))
-    return Part(
-        ts=history.ts,
-        sigma=history.sigma,
-        nu=history.nu,
-        served_sigma=served.sigma,
-        served_nu=served.nu,
-        held_sigma=held.sigma,
-        held_nu=held.nu,
-        degraded=np.asarray(served.degraded > 0),
-        available=np.asarray(history.available, dtype=np.bool_),
-        power=np.asarray(manifest.calibration_power or [1.0] * len(manifest.horizons), dtype=np.float64),
-        stressed=reference.stressed,
-        long_run=reference.long_run,
-        excursion=data.excursion[rows],
-        margins=yardsticks(data, rows, to_us(manifest.fit_end)),
-        data_end=to_us(manifest.data_end),
-    )
-
-
-def yardsticks(data: EvaluationData, rows: slice, fit_end: int) -> dict[str, FloatND]:
-    """Log distances of the yardsticks [n rows, n_markets, n_horizons, 2], all causal."""
-    variance = ewma_forecast(data, tune_half_life(data, fit_end))
-    found = fhs_margins(data, rows, fhs_scales(data, variance))
-    normal = NormalDist().inv_cdf(1.0 - (1.0 - 0.995) / 2.0)
-    found["ewma"] = np.repeat(np.sqrt(variance[rows])[..., None], 2, axis=-1) * normal
-    found["historical_1y"] = historical(data, rows)
-    return found
-
-
-def historical(data: EvaluationData, rows: slice) -> FloatND:
-    """Plain 99.5 % quantile of the past year's excursions, refreshed every 30 days."""
-    result = np.full((rows.stop - rows.start, len(data.markets), len(data.horizons), 2), np.nan)
-    period = data.ts[rows] // duration_us("30d")
-    for value in np.unique(period):
-        mine = np.flatnonzero(period == value)
-        first = int(data.ts[rows.start + mine[0]])
-        for index, horizon in enumerate(data.horizons):
-            past = data.between(first - YEAR, first - duration_us(horizon) + 1)
-            sample = data.excursion[past, :, index]
-            with np.errstate(invalid="ignore"):
-                result[mine, :, index] = np.nanquantile(sample, 0.995, axis=0)
-    return result
-
-
-def tiers() -> dict[str, FloatND]:
-    """Maintenance and initial rates of Hyperliquid's first tiers [n_markets], a fraction of notional."""
-    tables = [tier_table(name, to_us(TIERS_OF)) for name in LONG_MARKETS]
-    return {
-        "hyperliquid maintenance": np.array([table.rate[0] for table in tables]),
-        "hyperliquid initial": np.array([1.0 / table.max_leverage[0] for table in tables]),
-    }
-
-
-# ---------------------------------------------------------------- maintenance
 
 
 @dataclass(frozen=True)

@@ -124,16 +124,6 @@ def step_response(
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-def worst_responses(asked: dict[str, Float3D]) -> dict[str, ImpulseResponse]:
-    """Per product the response with the largest overshoot, then the largest hourly rise, of all markets."""
-    worst = {}
-    for name, values in asked.items():
-        hours = np.arange(len(values), dtype=np.float64)
-        each = [measure_response(hours, column) for column in values.reshape(len(values), -1).T]
-        worst[name] = max(each, key=lambda item: (item.overshoot, item.largest_hourly_rise))
-    return worst
-
-
 def _forecast(
     sigma: Float3D, nu: Float2D, horizons: tuple[str, ...], power: tuple[float, ...], hour: int
 ) -> Forecast:
