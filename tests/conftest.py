@@ -7,10 +7,12 @@ workers of one run share them.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -43,6 +45,18 @@ def repository() -> Path:
 def shared_data() -> Path:
     """The folder of real data; only for tests marked ``real_data``."""
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def maker() -> ModuleType:
+    """The script that makes tiny bundles; it needs the training extra."""
+    file = REPOSITORY / "tests" / "scoring" / "make_tiny_bundle.py"
+    spec = importlib.util.spec_from_file_location("make_tiny_bundle", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True, scope="session")

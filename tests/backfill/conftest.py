@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,18 +9,6 @@ import pytest
 
 from riskml.tables.lake import Lake
 from riskml.tables.synthetic import generate_sample
-
-
-@pytest.fixture(scope="session")
-def maker() -> ModuleType:
-    """The script that makes tiny bundles."""
-    file = Path(__file__).parents[1] / "scoring" / "make_tiny_bundle.py"
-    spec = importlib.util.spec_from_file_location("make_tiny_bundle", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -140,16 +140,10 @@ def test_a_market_without_bars_takes_the_mean_law_of_the_others() -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose ``data_end`` lies before the lake's account history."""
-    file = Path(__file__).parents[1] / "scoring" / "make_tiny_bundle.py"
-    spec = importlib.util.spec_from_file_location("make_tiny_bundle", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     path = tmp_path_factory.mktemp("bundle") / "tiny"
-    module.make_tiny_bundle(path)
+    maker.make_tiny_bundle(path)
     return path
 
 

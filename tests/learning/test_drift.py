@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -168,14 +168,8 @@ def days(sample: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tiny(repository: Path, days: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(maker: ModuleType, days: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle by hand whose fit part is the sample's first two months."""
-    file = repository / "tests" / "scoring" / "make_tiny_bundle.py"
-    spec = importlib.util.spec_from_file_location("make_tiny_bundle", file)
-    assert spec is not None
-    assert spec.loader is not None
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     maker.make_tiny_bundle(path, data_end=days[70], fit_start=days[0], fit_end=days[60])
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,18 +12,6 @@ from riskml.errors import DataError
 from riskml.report.impulse_page import impulse_sections
 from riskml.report.pages import write_report
 from riskml.risk import MarginPolicy
-
-
-@pytest.fixture(scope="module")
-def maker() -> ModuleType:
-    """The script that makes tiny bundles."""
-    file = Path(__file__).parents[1] / "scoring" / "make_tiny_bundle.py"
-    spec = importlib.util.spec_from_file_location("make_tiny_bundle", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_market_and_side_has_a_row_per_product(maker: ModuleType, tmp_path: Path) -> None:

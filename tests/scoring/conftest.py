@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +18,6 @@ START = to_us("2024-02-01")
 SYMBOLS = ("BTC", "ETH", "SOL")
 N_HISTORY = 400
 PRICES = {"BTC": 50_000.0, "ETH": 2_500.0, "SOL": 100.0, "NEW": 10.0}
-
-
-@pytest.fixture(scope="session")
-def maker() -> ModuleType:
-    """The script that makes tiny bundles."""
-    spec = importlib.util.spec_from_file_location(
-        "make_tiny_bundle", Path(__file__).with_name("make_tiny_bundle.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
